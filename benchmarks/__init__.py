@@ -1,0 +1,1 @@
+"""Measurements of the pipeline; run from a checkout, not installed."""

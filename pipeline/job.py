@@ -1,0 +1,157 @@
+"""A labelling run from its configuration to its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import secrets
+import sys
+import time
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline import __version__, run_record
+from pipeline.graph import LabelJob, build_pipeline
+from pipeline.options import LabelConfig
+from pipeline.progress import Progress
+from pipeline.runner import beam_options, make_runner, threads_per_worker
+from transforms.books import read_books
+from transforms.errors import UsageError
+from transforms.journal import count_rows
+from transforms.manifest import carried_schema, check_manifest, is_local, is_manifest
+from transforms.models.checkpoint import load_checkpoint
+from transforms.models.vit import resolve_device
+from transforms.read import check_inputs, match
+from transforms.rollup import Provenance
+
+EXIT_DONE, EXIT_TOO_MANY_FAILURES = 0, 3
+
+
+def prepare(config: LabelConfig) -> LabelJob:
+    """Look up and check everything that can be wrong before any work.
+
+    Raises
+    ------
+    UsageError
+        In one line, what is wrong and what to do.
+    """
+    FileSystems.set_options(beam_options(config))
+    checkpoint = load_checkpoint(
+        config.model,
+        front_end_preset=config.front_end_preset,
+        front_end_changes=config.front_end_changes,
+    )
+    if config.device == "cuda":
+        resolve_device("cuda")
+    check_inputs(config.inputs)
+    carried = carried_schema([path for path in config.inputs if is_manifest(path)])
+    _check_writable(config.output)
+    now = dt.datetime.now(dt.timezone.utc)
+    return LabelJob(
+        config=config,
+        checkpoint=checkpoint,
+        carried=carried,
+        provenance=Provenance(
+            run_id=f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
+            pipeline_version=__version__,
+            model_fingerprint=checkpoint.fingerprint,
+            front_end_fingerprint=checkpoint.front_end.fingerprint(),
+        ),
+        threads=threads_per_worker(config),
+    )
+
+
+def _check_writable(output: str) -> None:
+    """Write and remove a file under the output folder."""
+    probe = f"{output}/runs/.writable-{secrets.token_hex(4)}"
+    try:
+        if is_local(output):
+            FileSystems.mkdirs(f"{output}/runs")
+    except (OSError, BeamIOError) as error:
+        if not FileSystems.exists(f"{output}/runs"):
+            raise UsageError(f"--output={output} cannot be created: {error}") from error
+    try:
+        with FileSystems.create(probe) as stream:
+            stream.write(b"")
+        FileSystems.delete([probe])
+    except (OSError, BeamIOError, ValueError) as error:
+        raise UsageError(f"--output={output} cannot be written: {error}") from error
+
+
+def count_inputs(config: LabelConfig) -> int:
+    """Files that the inputs name; a file that two inputs name counts twice."""
+    return sum(
+        check_manifest(path)[1] if is_manifest(path) else sum(1 for _ in match(path))
+        for path in config.inputs
+    )
+
+
+def run(job: LabelJob) -> int:
+    """Run the graph, write the run's JSON, print the table.
+
+    Returns
+    -------
+    int
+        ``EXIT_DONE`` or ``EXIT_TOO_MANY_FAILURES``.
+    """
+    started_at, started = dt.datetime.now(dt.timezone.utc).isoformat(), time.monotonic()
+
+    def record(status: str, **results: Any) -> None:
+        content = run_record.run_json(
+            job,
+            status=status,
+            started_at=started_at,
+            seconds=time.monotonic() - started,
+            **results,
+        )
+        run_record.write_json(f"{job.config.output}/runs/{job.provenance.run_id}.json", content)
+
+    try:
+        result = _run_graph(job)
+    except BaseException:
+        record("failed", books=None, timings={})
+        raise
+    books = read_books(job.books_path)
+    record("done", books=books, timings=run_record.stage_timings(result))
+    FileSystems.delete([job.journal])
+    print(run_record.summary(books, time.monotonic() - started, job.config.output))
+    if books.failure_rate > job.config.max_failure_rate:
+        print(
+            f"{books.failure_rate:.1%} of the inputs failed, more than --max_failure_rate="
+            f"{job.config.max_failure_rate} allows",
+            file=sys.stderr,
+        )
+        return EXIT_TOO_MANY_FAILURES
+    return EXIT_DONE
+
+
+def _run_graph(job: LabelJob) -> Any:
+    options = beam_options(job.config)
+    progress = Progress(
+        count=lambda: dict(count_rows(job.journal)),
+        count_inputs=lambda: count_inputs(job.config),
+        style=job.config.progress,
+    )
+    with progress:
+        pipeline = beam.Pipeline(runner=make_runner(job.config, options), options=options)
+        build_pipeline(pipeline, job)
+        result = pipeline.run()
+        with contextlib.closing(_Cancelling(result)):
+            state = result.wait_until_finish()
+    if state != beam.runners.runner.PipelineState.DONE:
+        raise RuntimeError(f"the pipeline ended as {state}")
+    return result
+
+
+class _Cancelling:
+    """Cancels a run that is left before it has ended (an interrupt from the keyboard)."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+
+    def close(self) -> None:
+        if not beam.runners.runner.PipelineState.is_terminal(self._result.state):
+            self._result.cancel()

@@ -1,0 +1,30 @@
+"""Logging of the programs: warnings and errors to stderr, without Beam's known noise."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+_NOISE = (
+    "apitools not found",  # Beam, of a client that this program does not use
+    "No semi_persistent_directory found",  # a worker on this machine needs none
+    "Discarding unparseable args",  # Beam's own flags, between its own processes
+    "direct_num_workers is not equal to 1",  # our workers are processes, see pipeline.runner
+)
+
+
+def is_wanted(record: logging.LogRecord) -> bool:
+    """False for messages that come up in every healthy run."""
+    message = record.getMessage()
+    return not any(noise in message for noise in _NOISE)
+
+
+def set_up_logging() -> None:
+    """Log to stderr from the level in the environment variable LOG_LEVEL, or WARNING."""
+    handler = logging.StreamHandler()
+    handler.addFilter(is_wanted)
+    logging.basicConfig(
+        level=os.environ.get("LOG_LEVEL", "WARNING").upper(),
+        format="%(levelname)s %(name)s: %(message)s",
+        handlers=[handler],
+    )

@@ -1,0 +1,36 @@
+"""Label audio files: ``python -m pipeline.main --input=... --output=...``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pipeline.logs import set_up_logging
+from pipeline.options import parse_options
+from transforms.errors import UsageError
+
+EXIT_WRONG_CALL = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the labelling job.
+
+    Returns
+    -------
+    int
+        The exit status, as the end of ``--help`` states them.
+    """
+    config = parse_options(argv)
+    set_up_logging()
+    from pipeline import job  # Beam takes a second to import; --help should not
+
+    try:
+        prepared = job.prepare(config)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG_CALL
+    return job.run(prepared)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

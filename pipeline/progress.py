@@ -1,0 +1,96 @@
+"""Progress of a run, read from its journal, so that it works with every runner.
+
+On a terminal a bar (tracks done, tracks/s, time left, failures), else a plain line now and then.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from tqdm import tqdm
+
+_BAR_INTERVAL_S, _LINES_INTERVAL_S = 0.5, 10.0
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """Shows progress from a thread of its own while the run goes on.
+
+    Parameters
+    ----------
+    count : callable
+        Journalled rows by kind: ``tracks`` and ``failures``.
+    count_inputs : callable
+        Number of files to be labelled; may take long, is called once, in the thread.
+    style : {"auto", "bar", "lines", "none"}
+    """
+
+    def __init__(
+        self,
+        count: Callable[[], dict[str, int]],
+        count_inputs: Callable[[], int],
+        style: str = "auto",
+    ) -> None:
+        if style == "auto":
+            style = "bar" if sys.stderr.isatty() else "lines"
+        self._count = count
+        self._count_inputs = count_inputs
+        self._style = style
+        self._started = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
+
+    def __enter__(self) -> Progress:
+        if self._style != "none":
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _show(self) -> None:
+        interval_s = _BAR_INTERVAL_S if self._style == "bar" else _LINES_INTERVAL_S
+        with tqdm(
+            desc="labelling",
+            unit="track",
+            file=sys.stderr,
+            disable=self._style != "bar",
+            dynamic_ncols=True,
+        ) as bar:
+            bar.total = self._count_inputs()
+            while not self._stop.wait(interval_s):
+                self._update(bar)
+            if self._style == "bar":
+                self._update(bar)
+
+    def _update(self, bar: tqdm) -> None:  # type: ignore[type-arg]
+        counts = self._count()
+        failed = counts.get("failures", 0)
+        done = counts.get("tracks", 0) + failed
+        if self._style == "bar":
+            bar.set_postfix(failed=failed, refresh=False)
+            bar.update(done - bar.n)
+            return
+        elapsed_s = time.monotonic() - self._started
+        print(self.line(done, failed, bar.total, elapsed_s), file=sys.stderr, flush=True)
+
+    @staticmethod
+    def line(done: int, failed: int, total: int, elapsed_s: float) -> str:
+        """One plain line of progress."""
+        rate = done / elapsed_s
+        left = tqdm.format_interval((total - done) / rate) if 0 < done <= total else "?"
+        return (
+            f"{done} of {total} tracks, {failed} failed, {rate:.2f} tracks/s, "
+            f"{tqdm.format_interval(elapsed_s)} gone, {left} left"
+        )

@@ -1,0 +1,105 @@
+"""What a run leaves beside its rows: ``runs/RUN_ID.json``, and the table at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from importlib import metadata
+from typing import Any
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline.graph import LabelJob
+from transforms.books import Books
+from transforms.stage_metrics import BUSY_METRIC
+
+_LIBRARIES = ("apache-beam", "torch", "transformers", "numpy", "scipy", "soxr", "soundfile", "av",
+              "pyarrow")  # fmt: skip
+_OWN_NAMESPACES = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", "RollUp")
+_BEAM_INFERENCE = "BeamML_ViT"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a result."""
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in _LIBRARIES
+    }
+
+
+def stage_timings(result: Any) -> dict[str, dict[str, float]]:
+    """Counts and busy seconds by stage, from the metrics of a finished Beam run.
+
+    ``RunInference`` gets the seconds inside the model from Beam's own inference metrics.
+    """
+    stages: dict[str, dict[str, float]] = {}
+    found = result.metrics().query()
+    for counter in found["counters"]:
+        stage, _, _ = counter.key.metric.namespace.partition("/")
+        if counter.key.metric.namespace in _OWN_NAMESPACES:
+            stages.setdefault(stage, {})[counter.key.metric.name] = counter.result
+    for distribution in found["distributions"]:
+        name, namespace = distribution.key.metric.name, distribution.key.metric.namespace
+        if namespace in _OWN_NAMESPACES and name == BUSY_METRIC:
+            seconds = distribution.result.sum / 1e6
+            stages.setdefault(namespace, {})["busy_seconds"] = round(seconds, 3)
+        if namespace == _BEAM_INFERENCE and name == "inference_batch_latency_micro_secs":
+            inference = stages.setdefault("RunInference", {})
+            inference["batches"] = distribution.result.count
+            inference["model_seconds"] = round(distribution.result.sum / 1e6, 3)
+    return {stage: stages[stage] for stage in _OWN_NAMESPACES if stage in stages}
+
+
+def run_json(
+    job: LabelJob,
+    *,
+    status: str,
+    started_at: str,
+    seconds: float,
+    books: Books | None,
+    timings: dict[str, dict[str, float]],
+) -> dict[str, Any]:
+    """Everything that runs/RUN_ID.json states."""
+    front_end = dataclasses.asdict(job.checkpoint.front_end)
+    return {
+        "run_id": job.provenance.run_id,
+        "status": status,
+        "started_at": started_at,
+        "seconds": round(seconds, 3),
+        "pipeline_version": job.provenance.pipeline_version,
+        "versions": versions(),
+        "config": dataclasses.asdict(job.config),
+        "threads_per_worker": job.threads,
+        "model": {
+            "folder": str(job.checkpoint.folder),
+            "fingerprint": job.checkpoint.fingerprint,
+            "labels": list(job.checkpoint.labels),
+            "unknown_threshold": job.checkpoint.unknown_threshold,
+        },
+        "front_end": {"fingerprint": job.checkpoint.front_end.fingerprint(), **front_end},
+        "counts": None if books is None else dataclasses.asdict(books),
+        "stages": timings,
+    }
+
+
+def write_json(path: str, content: dict[str, Any]) -> None:
+    """Write a JSON file on any of Beam's file systems."""
+    with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        stream.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def summary(books: Books, seconds: float, output: str) -> str:
+    """The table at the end of a run."""
+    lines = [f"{books.listed:>9,}  inputs in {seconds:.1f} s"]
+    lines += [f"{books.labelled:>9,}  labelled"]
+    lines += [f"{count:>13,}  {label}" for label, count in _most_first(books.labelled_by_label)]
+    lines += [f"{books.failed:>9,}  failed"]
+    lines += [f"{count:>13,}  {reason}" for reason, count in _most_first(books.failed_by_reason)]
+    if books.skipped:
+        lines += [f"{books.skipped:>9,}  skipped, labelled already"]
+    return "\n".join([*lines, f"results: {output}"])
+
+
+def _most_first(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

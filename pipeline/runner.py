@@ -1,0 +1,72 @@
+"""Which Beam runner a run uses, and with which Beam options."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from apache_beam.options import pipeline_options
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_provision_api_pb2 as provision
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.runner import PipelineRunner
+from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
+
+from pipeline.options import LabelConfig, available_cores
+from transforms.errors import UsageError
+
+
+def beam_options(config: LabelConfig) -> PipelineOptions:
+    """Beam's own options: what was passed on, and the workers of DirectRunner.
+
+    Raises
+    ------
+    UsageError
+        If an option is neither ours nor Beam's, which would ignore it.
+    """
+    args = list(config.beam_args)
+    _check_known(args)
+    if config.runner == "DirectRunner":
+        args.append(f"--direct_num_workers={config.workers}")
+    return PipelineOptions([f"--runner={config.runner}", *args])
+
+
+def _check_known(args: list[str]) -> None:
+    parser = pipeline_options._BeamArgumentParser(allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(args)
+    if unknown:
+        raise UsageError(
+            f"{unknown[0]}: not an option of this program or of Apache Beam; see --help"
+        )
+
+
+def threads_per_worker(config: LabelConfig) -> int:
+    """PyTorch's threads in each worker process: all cores together, never more."""
+    if config.runner != "DirectRunner":
+        return 1  # clusters start one worker process per core
+    return max(1, available_cores() // config.workers)
+
+
+def make_runner(config: LabelConfig, options: PipelineOptions) -> PipelineRunner | str:
+    """The runner: Beam's in-process FnApiRunner for DirectRunner, else by its name.
+
+    Beam's own DirectRunner first tries to download a Prism binary; which runner a user gets
+    would depend on the network. The provision info hands the options (credentials among them)
+    to worker processes.
+    """
+    if config.runner != "DirectRunner":
+        return config.runner
+    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    info = fn_runner.ExtendedProvisionInfo(provision.ProvisionInfo(pipeline_options=encoded))
+    return fn_runner.FnApiRunner(_worker_environment(config.workers), provision_info=info)
+
+
+def _worker_environment(workers: int) -> Environment | None:
+    """Several workers are processes of their own; one shares this process."""
+    if workers == 1:
+        return None
+    command = f"{shlex.quote(sys.executable)} -m pipeline.worker"
+    return SubprocessSDKEnvironment.from_command_string(command)

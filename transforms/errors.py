@@ -1,0 +1,76 @@
+"""The exceptions of the project; a leaf module, importable from every layer.
+
+    CatalogError                everything this project raises on purpose
+    ├── UsageError              a wrong call: one line for the caller, exit status 2
+    │   ├── InputError          nothing matched, an unreadable manifest, a missing column
+    │   ├── FrontEndError       a front end that is missing, foreign or out of range
+    │   └── CheckpointError     a checkpoint that cannot or must not be loaded
+    ├── StageError              one element that a stage cannot handle: becomes a failures row
+    └── BooksError              inputs and outcomes of a run do not balance
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Reason(str, Enum):
+    """Why an input failed: the closed set of values of ``failures.reason``.
+
+    docs/output.md says for each what to do about it.
+    """
+
+    NOT_FOUND = "not_found"
+    PERMISSION_DENIED = "permission_denied"
+    UNREADABLE = "unreadable"
+    EMPTY_FILE = "empty_file"
+    NOT_AUDIO = "not_audio"
+    UNSUPPORTED_CODEC = "unsupported_codec"
+    CORRUPT = "corrupt"
+    TOO_SHORT = "too_short"
+    INVALID_SAMPLES = "invalid_samples"
+    INVALID_IMAGE = "invalid_image"
+    INVALID_SCORES = "invalid_scores"
+    INCOMPLETE = "incomplete"
+    INTERNAL_ERROR = "internal_error"
+
+
+class CatalogError(Exception):
+    """Root of every exception that this project raises on purpose."""
+
+
+class UsageError(CatalogError):
+    """The caller asked for something that cannot be done; the message says the remedy."""
+
+
+class InputError(UsageError):
+    """An ``--input`` that matches nothing or cannot be read."""
+
+
+class FrontEndError(UsageError):
+    """A front end that is missing, foreign, contradictory or out of range."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint that is missing, incomplete, or in a format that must not be loaded."""
+
+
+class StageError(CatalogError):
+    """One element that a stage cannot handle.
+
+    Parameters
+    ----------
+    reason : Reason
+        The code that goes into ``failures.reason``.
+    message : str
+        What was found, for a person.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class BooksError(CatalogError):
+    """A run in which some input has no outcome, or more than one."""

@@ -1,0 +1,171 @@
+"""Manifests: CSV, JSON Lines or Parquet tables that list tracks and carry columns of their own.
+
+A manifest has a column ``uri`` (or ``path``) and may have ``track_id``; every other column goes
+through to the result under its own name, or as ``manifest_NAME`` where a result column has that
+name already. Relative uris are resolved against the manifest's folder, or a root that the
+caller states.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.dataset as ds
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from transforms.errors import InputError
+from transforms.records import FailureRow, Listing, PredictionRow
+
+_FORMATS = {".csv": "csv", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
+_RESULT_COLUMNS = {f.name for row in (PredictionRow, FailureRow) for f in fields(row)}
+URI_COLUMNS, TRACK_ID_COLUMN = ("uri", "path"), "track_id"
+
+
+def is_manifest(path: str) -> bool:
+    """Whether a path names a manifest, by its extension."""
+    return Path(path).suffix.lower() in _FORMATS
+
+
+def is_local(path: str) -> bool:
+    """Whether a path lies on this machine's file system."""
+    return "://" not in path
+
+
+def resolve(uri: str, root: str) -> str:
+    """``uri`` if it is absolute or has a scheme, else the same under ``root``."""
+    if not is_local(uri):
+        return uri
+    if is_local(root):
+        return os.path.abspath(os.path.join(root, uri))
+    return uri if uri.startswith("/") else f"{root.rstrip('/')}/{uri}"
+
+
+@contextmanager
+def local_copy(path: str) -> Iterator[Path]:
+    """A path on this machine with the file's bytes; a remote file is copied and removed again.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    if is_local(path):
+        yield Path(path)
+        return
+    with tempfile.NamedTemporaryFile(suffix=Path(path).suffix) as copy:
+        try:
+            with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as source:
+                shutil.copyfileobj(source, copy, 1 << 20)
+        except (OSError, BeamIOError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+        copy.flush()
+        yield Path(copy.name)
+
+
+def _open_dataset(local: Path) -> ds.Dataset:
+    kind = _FORMATS[local.suffix.lower()]
+    if kind != "csv":
+        return ds.dataset(local, format=kind)
+    # An identifier such as 007 must stay a string.
+    as_text = dict.fromkeys((*URI_COLUMNS, TRACK_ID_COLUMN), pa.string())
+    convert = pa.csv.ConvertOptions(column_types=as_text, strings_can_be_null=True)
+    return ds.dataset(local, format=ds.CsvFileFormat(convert_options=convert))
+
+
+def _uri_column(path: str, schema: pa.Schema) -> str:
+    for name in URI_COLUMNS:
+        if name in schema.names:
+            return name
+    raise InputError(
+        f"{path}: no column 'uri' (or 'path'); its columns are {', '.join(schema.names) or 'none'}"
+    )
+
+
+def _carried(schema: pa.Schema) -> list[tuple[str, pa.Field]]:
+    """(name in the manifest, field in the result) of the columns that go through."""
+    own = {_uri_column("", schema), TRACK_ID_COLUMN}
+    carried = []
+    for column in schema:
+        if column.name not in own:
+            name = f"manifest_{column.name}" if column.name in _RESULT_COLUMNS else column.name
+            carried.append((column.name, column.with_name(name).remove_metadata()))
+    return carried
+
+
+def check_manifest(path: str) -> tuple[pa.Schema, int]:
+    """Read all of a manifest once.
+
+    Returns
+    -------
+    schema : pyarrow.Schema
+        The columns that go through to the result, under their names there.
+    rows : int
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or parsed, lacks a column or has no row.
+    """
+    with local_copy(path) as local:
+        try:
+            dataset = _open_dataset(local)
+            _uri_column(path, dataset.schema)
+            rows = sum(batch.num_rows for batch in dataset.to_batches())
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: not a readable manifest: {reason}") from error
+        if rows == 0:
+            raise InputError(f"{path}: the manifest has no rows")
+        return pa.schema([column for _, column in _carried(dataset.schema)]), rows
+
+
+def read_manifest(path: str, root: str | None = None) -> Iterator[tuple[str | None, Listing]]:
+    """(uri, Listing) of every row, in order; the uri is None where the row states none.
+
+    Parameters
+    ----------
+    path : str
+    root : str, optional
+        Folder for relative uris; the manifest's own when None.
+    """
+    base = root if root is not None else path.rpartition("/")[0] or "."
+    with local_copy(path) as local:
+        dataset = _open_dataset(local)
+        uri_column, carried = _uri_column(path, dataset.schema), _carried(dataset.schema)
+        for batch in dataset.to_batches():
+            for row in batch.to_pylist():
+                yield _listing(row, uri_column, carried, base)
+
+
+def _listing(
+    row: dict[str, Any], uri_column: str, carried: Sequence[tuple[str, pa.Field]], root: str
+) -> tuple[str | None, Listing]:
+    uri, track_id = row[uri_column], row.get(TRACK_ID_COLUMN)
+    columns = {column.name: row[name] for name, column in carried}
+    listing = Listing(None if track_id is None else str(track_id), columns)
+    return (resolve(str(uri), root) if uri else None), listing
+
+
+def carried_schema(paths: Sequence[str]) -> pa.Schema:
+    """The columns that several manifests carry, as one schema.
+
+    Raises
+    ------
+    InputError
+        If a manifest is unusable, or two give one column types that have nothing in common.
+    """
+    schemas = [check_manifest(path)[0] for path in paths]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
+    except pa.ArrowException as error:
+        raise InputError(f"manifests disagree on a column's type: {error}") from error

@@ -1,0 +1,176 @@
+"""MelSpectrogram: prepared samples to log-mel to the model's image.
+
+The reference is librosa's ``melspectrogram`` and ``power_to_db(ref=numpy.max)``; the resize is
+that of ``torch.nn.functional.interpolate(mode="bilinear", antialias=True)``. Both are written
+here on numpy and scipy, which need no second to import and no decorator's compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+from scipy import fft, signal, sparse
+from transformers.audio_utils import mel_filter_bank
+
+from transforms.models.front_end import FrontEnd
+from transforms.records import FloatArray, LogMelWindow, PreparedWindow
+from transforms.stage_metrics import FAILURES, StageMeter
+
+_AMIN = 1e-10  # librosa.power_to_db's floor under any power
+_FRAMES_PER_BLOCK = 512  # bounds the memory of a whole track's spectrogram
+
+
+@lru_cache(maxsize=8)
+def _mel_filters(front_end: FrontEnd) -> sparse.csr_array:
+    """Slaney mel filters, sparse float32, (n_mels, 1 + n_fft // 2); librosa.filters.mel's."""
+    filters = mel_filter_bank(
+        num_frequency_bins=1 + front_end.n_fft // 2,
+        num_mel_filters=front_end.n_mels,
+        min_frequency=front_end.fmin_hz,
+        max_frequency=front_end.fmax_hz,
+        sampling_rate=front_end.sample_rate_hz,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return sparse.csr_array(filters.T.astype(np.float32))
+
+
+@lru_cache(maxsize=8)
+def _hann(n_fft: int) -> FloatArray:
+    return np.asarray(signal.get_window("hann", n_fft), dtype=np.float32)
+
+
+def mel_power(samples: FloatArray, front_end: FrontEnd) -> FloatArray:
+    """Mel power spectrogram, equal to ``librosa.feature.melspectrogram``.
+
+    Parameters
+    ----------
+    samples : float32, shape (samples,)
+        Mono, at ``front_end.sample_rate_hz``.
+    front_end : FrontEnd
+
+    Returns
+    -------
+    float32, shape (n_mels, 1 + samples // hop_length)
+        Frames are centred; the edges are padded with zeros.
+    """
+    n_fft, hop = front_end.n_fft, front_end.hop_length
+    padded = np.pad(samples, n_fft // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
+    filters, window = _mel_filters(front_end), _hann(n_fft)
+    mel = np.empty((front_end.n_mels, len(frames)), dtype=np.float32)
+    for start in range(0, len(frames), _FRAMES_PER_BLOCK):
+        block = slice(start, start + _FRAMES_PER_BLOCK)
+        spectrum = fft.rfft(frames[block] * window, axis=1)
+        power = spectrum.real**2 + spectrum.imag**2
+        mel[:, block] = filters @ power.T
+    return mel
+
+
+def power_to_db(power: FloatArray, top_db: float) -> FloatArray:
+    """Decibels under the peak, equal to ``librosa.power_to_db(power, ref=numpy.max)``.
+
+    Parameters
+    ----------
+    power : float32, any shape, not negative
+    top_db : float
+        Everything lower than this under the peak is raised to it.
+
+    Returns
+    -------
+    float32, same shape, in [-top_db, 0]; all 0 for silence
+    """
+    decibels = 10.0 * np.log10(np.maximum(power, _AMIN))
+    decibels -= decibels.max()
+    return np.maximum(decibels, np.float32(-top_db))
+
+
+def log_mel(samples: FloatArray, front_end: FrontEnd) -> FloatArray:
+    """Log-mel spectrogram, float32, (n_mels, frames), decibels in [-top_db, 0]."""
+    return power_to_db(mel_power(samples, front_end), front_end.top_db)
+
+
+@lru_cache(maxsize=8)
+def _resize_matrix(size_in: int, size_out: int) -> sparse.csr_array:
+    """Antialiased bilinear interpolation along one axis, sparse float32, (size_out, size_in).
+
+    A triangle as wide as the larger of the two pixel pitches, centred on each output pixel
+    (align_corners=False), normalised at the edges: what torch's antialias=True does.
+    """
+    scale = size_in / size_out
+    support = max(scale, 1.0)
+    centres = scale * (np.arange(size_out) + 0.5)
+    first = np.floor(centres - support).astype(int)
+    columns = first[:, None] + np.arange(int(np.ceil(2 * support)) + 2)
+    weights = 1.0 - np.abs(columns + 0.5 - centres[:, None]) / support
+    weights[(columns < 0) | (columns >= size_in) | (weights < 0)] = 0.0
+    weights /= weights.sum(axis=1, keepdims=True)
+    rows = np.broadcast_to(np.arange(size_out)[:, None], columns.shape)
+    kept = weights > 0
+    entries = (weights[kept].astype(np.float32), (rows[kept], columns[kept]))
+    return sparse.csr_array(entries, shape=(size_out, size_in))
+
+
+def resize(image: FloatArray, height: int, width: int) -> FloatArray:
+    """Resize (bilinear, antialiased) a float32 image of shape (rows, columns)."""
+    rows, columns = image.shape
+    if columns != width:
+        image = (_resize_matrix(columns, width) @ image.T).T
+    if rows != height:
+        image = _resize_matrix(rows, height) @ image
+    return np.ascontiguousarray(image, dtype=np.float32)
+
+
+def to_image(samples: FloatArray, front_end: FrontEnd) -> FloatArray:
+    """Mono samples to the model's image.
+
+    Parameters
+    ----------
+    samples : float32, shape (samples,)
+    front_end : FrontEnd
+
+    Returns
+    -------
+    float32, shape (image_height, image_width)
+        -1 is ``top_db`` under the window's peak, 1 the peak. Low frequencies come first.
+    """
+    decibels = log_mel(samples, front_end)
+    image = resize(decibels, front_end.image_height, front_end.image_width)
+    return image * np.float32(2.0 / front_end.top_db) + np.float32(1.0)
+
+
+class _MelDoFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, front_end: FrontEnd) -> None:
+        self._front_end = front_end
+        self._meter = StageMeter("MelSpectrogram")
+
+    def process(self, window: PreparedWindow) -> Iterator[Any]:
+        yield from self._meter.run(window.uri, lambda: [self._convert(window)])
+
+    def _convert(self, window: PreparedWindow) -> LogMelWindow:
+        image = to_image(window.samples, self._front_end)
+        return LogMelWindow(
+            window.uri, window.window_index, window.start_s, window.end_s, window.content_s, image
+        )
+
+
+@dataclass
+class MelSpectrogram(beam.PTransform):  # type: ignore[misc]
+    """PCollection[PreparedWindow] to ``.windows`` (LogMelWindow) and ``.failures`` (Failure).
+
+    Parameters
+    ----------
+    front_end : FrontEnd
+    """
+
+    front_end: FrontEnd
+
+    def expand(self, windows: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
+        return windows | beam.ParDo(_MelDoFn(self.front_end)).with_outputs(
+            FAILURES, main="windows"
+        )

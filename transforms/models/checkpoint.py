@@ -1,0 +1,176 @@
+"""A checkpoint folder: what it states, checked before any weight is loaded.
+
+    CHECKPOINT/config.json                transformers' configuration: labels, image size, and
+                                          our key ``unknown_threshold``
+    CHECKPOINT/model.safetensors          the weights; a pickle is never opened
+    CHECKPOINT/preprocessor_config.json   the front end (transforms.models.front_end)
+    CHECKPOINT/README.md                  the model card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transforms.errors import CheckpointError, FrontEndError
+from transforms.models.front_end import PRESETS, FrontEnd, load_front_end
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+THRESHOLD_KEY = "unknown_threshold"
+SHIPPED = Path(__file__).parent / "checkpoints"
+DEFAULT_MODEL = "genre-vit"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint states about itself."""
+
+    folder: Path
+    labels: tuple[str, ...]  # in the order of the logits
+    front_end: FrontEnd
+    unknown_threshold: float  # best scores under this are labelled "unknown"; 0 turns it off
+    embedding_size: int
+    fingerprint: str  # 16 hexadecimal digits over configuration and weights
+
+
+def shipped_models() -> list[str]:
+    """Names of the checkpoints inside the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
+
+
+def find_checkpoint(name: str) -> Path:
+    """The folder of a shipped model's name or of a path.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none.
+    """
+    for folder in (Path(name), SHIPPED / name):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    raise CheckpointError(
+        f"--model={name}: no {CONFIG_FILE} there; give a transformers checkpoint folder or one "
+        f"of the shipped models: {', '.join(shipped_models()) or 'none'}"
+    )
+
+
+def load_checkpoint(
+    name: str,
+    *,
+    front_end_preset: str | None = None,
+    front_end_changes: dict[str, Any] | None = None,
+) -> Checkpoint:
+    """Read and check a checkpoint without loading its weights.
+
+    Parameters
+    ----------
+    name : str
+        A shipped model's name, or a folder with config.json and model.safetensors.
+    front_end_preset : str, optional
+        One of ``PRESETS``, for a checkpoint that brings no front end.
+    front_end_changes : dict, optional
+        Fields of the front end to replace (which windows, denoising, ...).
+
+    Raises
+    ------
+    CheckpointError, FrontEndError
+        With the folder, both values where two disagree, and the remedy.
+    """
+    folder = find_checkpoint(name)
+    config = _read_config(folder)
+    front_end = _choose_front_end(folder, front_end_preset)
+    front_end = replace(front_end, **(front_end_changes or {}))
+    _check_image_size(folder, config, front_end)
+    return Checkpoint(
+        folder=folder,
+        labels=_labels(folder, config),
+        front_end=front_end,
+        unknown_threshold=_threshold(folder, config),
+        embedding_size=int(config["hidden_size"]),
+        fingerprint=_fingerprint(folder, config),
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(config, dict) or config.get("model_type") != "vit":
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        raise CheckpointError(f"{path}: model_type is {kind!r}; this program loads 'vit'")
+    if missing := sorted({"hidden_size", "image_size", "id2label"} - config.keys()):
+        raise CheckpointError(f"{path}: missing {', '.join(missing)}")
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise CheckpointError(
+            f"{folder}: no {WEIGHTS_FILE}; pickled weights are never loaded here, convert them "
+            "with python -m pipeline.convert"
+        )
+    return config
+
+
+def _choose_front_end(folder: Path, preset: str | None) -> FrontEnd:
+    own = None if preset and not _states_front_end(folder) else load_front_end(folder)
+    if preset is not None and preset not in PRESETS:
+        raise FrontEndError(f"--front_end={preset}: unknown; one of {', '.join(PRESETS)}")
+    if own is None and preset is None:
+        raise FrontEndError(
+            f"{folder} states no front end (no preprocessor_config.json), and a wrong one gives "
+            f"plausible wrong labels; state it with --front_end={'|'.join(PRESETS)}"
+        )
+    if own is not None and preset is not None and own != PRESETS[preset]:
+        raise FrontEndError(
+            f"{folder} brings its own front end; leave --front_end={preset} away"
+        )
+    return own or PRESETS[str(preset)]
+
+
+def _states_front_end(folder: Path) -> bool:
+    """Whether there is a front end of ours, and not an image processor's settings."""
+    try:
+        return load_front_end(folder) is not None
+    except FrontEndError:
+        return False
+
+
+def _labels(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
+    by_index = {int(index): str(label) for index, label in config["id2label"].items()}
+    if sorted(by_index) != list(range(len(by_index))) or not by_index:
+        raise CheckpointError(f"{folder}: id2label must number its labels from 0 without a gap")
+    return tuple(by_index[index] for index in range(len(by_index)))
+
+
+def _threshold(folder: Path, config: dict[str, Any]) -> float:
+    threshold = float(config.get(THRESHOLD_KEY, 0.0))
+    if not 0.0 <= threshold < 1.0:
+        raise CheckpointError(f"{folder}: {THRESHOLD_KEY} must be in [0, 1), not {threshold}")
+    return threshold
+
+
+def image_size(config: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) of a ViT configuration, whose ``image_size`` is a number or a pair."""
+    size = config["image_size"]
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return int(height), int(width)
+
+
+def _check_image_size(folder: Path, config: dict[str, Any], front_end: FrontEnd) -> None:
+    wants, gets = image_size(config), (front_end.image_height, front_end.image_width)
+    if wants != gets:
+        raise CheckpointError(
+            f"{folder}: the model takes images of {wants}, its front end makes {gets}; "
+            "one of the two files belongs to another model"
+        )
+
+
+def _fingerprint(folder: Path, config: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    with (folder / WEIGHTS_FILE).open("rb") as weights:
+        while chunk := weights.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()[:16]

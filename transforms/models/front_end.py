@@ -1,0 +1,147 @@
+"""The front end: everything between bytes and the model's image, as one frozen value.
+
+A checkpoint and its front end belong together: a wrong sample rate or mel range gives
+plausible wrong labels. So the front end is saved beside the weights as
+``preprocessor_config.json``, is read from there, and is never guessed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from transforms.errors import FrontEndError
+
+FRONT_END_FILE = "preprocessor_config.json"
+_TYPE_KEY, _TYPE = "feature_extractor_type", "LogMelFrontEnd"
+
+ChannelRule = Literal["mean", "first"]
+Denoise = Literal["none", "spectral_gate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontEnd:
+    """Settings from decoded samples to the image; units are in the names.
+
+    Raises
+    ------
+    FrontEndError
+        If a value is out of range; the message names it.
+    """
+
+    sample_rate_hz: int  # rate that everything is resampled to
+    n_fft: int  # samples per FFT, Hann window, centred frames
+    hop_length: int  # samples between FFT frames
+    n_mels: int  # mel bands, Slaney scale and normalisation (librosa's default)
+    fmin_hz: float
+    fmax_hz: float
+    top_db: float  # floor under the window's peak, decibels
+    image_height: int  # n_mels is resized to this
+    image_width: int  # the window's frames are resized to this
+    window_seconds: float  # length of one image; ignored by windows="whole"
+    hop_seconds: float  # between window starts; used by windows="all"
+    windows: str = "all"  # all | middle | whole | a count spread evenly, as "3"
+    channel_rule: ChannelRule = "mean"
+    remove_dc: bool = True  # subtract the window's mean
+    denoise: Denoise = "none"
+    trim_silence_db: float | None = None  # cut edges quieter than this under the peak
+    normalize_peak: bool = False  # scale the window's peak to 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate_hz", "n_fft", "hop_length", "n_mels", "top_db",
+                     "image_height", "image_width", "window_seconds", "hop_seconds"):
+            if not getattr(self, name) > 0:
+                raise FrontEndError(f"front end: {name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
+            raise FrontEndError(
+                f"front end: need 0 <= fmin_hz < fmax_hz <= sample_rate_hz / 2, not "
+                f"{self.fmin_hz}, {self.fmax_hz}, {self.sample_rate_hz / 2}"
+            )
+        if self.windows not in ("all", "middle", "whole") and not (
+            self.windows.isdecimal() and int(self.windows) > 0
+        ):
+            raise FrontEndError(
+                f"front end: windows must be all, middle, whole or a count, not {self.windows!r}"
+            )
+        if self.channel_rule not in get_args(ChannelRule):
+            raise FrontEndError(f"front end: unknown channel_rule {self.channel_rule!r}")
+        if self.denoise not in get_args(Denoise):
+            raise FrontEndError(f"front end: unknown denoise {self.denoise!r}")
+        if self.trim_silence_db is not None and not self.trim_silence_db > 0:
+            raise FrontEndError("front end: trim_silence_db must be positive or null")
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of one full window at ``sample_rate_hz``."""
+        return round(self.window_seconds * self.sample_rate_hz)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with every setting that can change a label."""
+        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def save(self, folder: Path) -> None:
+        """Write ``preprocessor_config.json`` into ``folder``."""
+        content = {_TYPE_KEY: _TYPE, **dataclasses.asdict(self)}
+        (folder / FRONT_END_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def load_front_end(folder: Path) -> FrontEnd | None:
+    """The front end saved in a checkpoint folder, or None where there is no such file.
+
+    Raises
+    ------
+    FrontEndError
+        If the file is there but states no complete log-mel front end, for instance an image
+        processor's settings.
+    """
+    path = folder / FRONT_END_FILE
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise FrontEndError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict) or content.pop(_TYPE_KEY, None) != _TYPE:
+        raise FrontEndError(
+            f"{path} states no log-mel front end ({_TYPE_KEY} is not {_TYPE}); "
+            f"state one with --front_end={'|'.join(PRESETS)}"
+        )
+    fields = {f.name: f for f in dataclasses.fields(FrontEnd)}
+    if unknown := sorted(content.keys() - fields.keys()):
+        raise FrontEndError(f"{path}: unknown settings {', '.join(unknown)}")
+    required = {n for n, f in fields.items() if f.default is dataclasses.MISSING}
+    if missing := sorted(required - content.keys()):
+        raise FrontEndError(f"{path}: missing settings {', '.join(missing)}")
+    return FrontEnd(**content)
+
+
+PRESETS: dict[str, FrontEnd] = {
+    # The published 16-genre recipe (CCMusic music_genre): the whole track, as librosa loads it,
+    # squeezed into one 224 x 224 image.
+    "ccmusic": FrontEnd(
+        sample_rate_hz=22_050,
+        n_fft=2_048,
+        hop_length=512,
+        n_mels=128,
+        fmin_hz=0.0,
+        fmax_hz=8_000.0,
+        top_db=80.0,
+        image_height=224,
+        image_width=224,
+        window_seconds=30.0,
+        hop_seconds=30.0,
+        windows="all",
+        remove_dc=False,
+    ),
+}
+
+CCMUSIC_LABELS = (
+    "blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop",
+    "reggae", "rock", "electronic", "folk", "latin", "rnb", "rap", "world",
+)  # fmt: skip
+"""The 16 genres of the published recipe, in the order of its logits."""

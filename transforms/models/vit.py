@@ -1,0 +1,144 @@
+"""The ViT backend: numpy in, dataclass out. torch and transformers are imported on loading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms.errors import CheckpointError
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Precision = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class ViTOutput:
+    """What the model says of a batch of images."""
+
+    log_probs: FloatArray  # (images, labels), natural logarithms, normalised
+    embeddings: FloatArray  # (images, hidden_size), the class token before the classifier
+
+
+def resolve_device(device: Device) -> str:
+    """``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    CheckpointError
+        If CUDA is asked for and there is none.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise CheckpointError("--device=cuda: PyTorch sees no CUDA device; use --device=cpu")
+    return "cuda" if device != "cpu" and available else "cpu"
+
+
+def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
+    """The number type to compute in; ``auto`` is bfloat16 where the hardware multiplies it."""
+    import torch
+
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    capability = torch.cpu.get_capabilities()
+    fast = capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16")
+    return "bfloat16" if fast else "float32"
+
+
+class ViT:
+    """A transformers ``ViTForImageClassification`` for inference.
+
+    Parameters
+    ----------
+    folder : Path
+        Checkpoint with config.json and model.safetensors.
+    device : {"auto", "cpu", "cuda"}
+    precision : {"auto", "float32", "bfloat16"}
+    threads : int, optional
+        Threads of PyTorch on the CPU, for this whole process; None leaves its default.
+
+    Raises
+    ------
+    CheckpointError
+        If the weights do not fit the configuration, or the device is missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: Device = "auto",
+        precision: Precision = "auto",
+        threads: int | None = None,
+    ) -> None:
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+        self._model = load_vit(folder).to(device=self.device, dtype=dtype).eval()
+        self._dtype = dtype
+        self._channels = int(self._model.config.num_channels)
+
+    def predict(self, images: FloatArray) -> ViTOutput:
+        """Log-probabilities and embeddings of a batch.
+
+        Parameters
+        ----------
+        images : float32, shape (images, height, width), in [-1, 1]
+            Repeated over the model's channels, which are equal.
+
+        Returns
+        -------
+        ViTOutput
+        """
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.from_numpy(images).to(device=self.device, dtype=self._dtype)
+            pixels = batch[:, None].expand(-1, self._channels, -1, -1)
+            hidden = self._model.vit(pixels).last_hidden_state[:, 0]
+            logits = self._model.classifier(hidden)
+            log_probs = torch.log_softmax(logits.double(), dim=-1)
+            return ViTOutput(log_probs.float().cpu().numpy(), hidden.float().cpu().numpy())
+
+
+def load_vit(folder: Path) -> Any:
+    """``ViTForImageClassification`` from safetensors, float32, on the CPU, without the network.
+
+    Raises
+    ------
+    CheckpointError
+        If tensors are missing, left over or of another shape than config.json says.
+    """
+    import torch
+    from transformers import ViTForImageClassification
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = ViTForImageClassification.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot load the weights: {error}") from error
+    problems = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
+    if problems:
+        raise CheckpointError(f"{folder}: weights and config.json disagree: {problems}")
+    return model
+
+

@@ -1,0 +1,190 @@
+"""Preprocess: a decoded window to mono samples at the front end's rate.
+
+The steps, in this order: channel rule, resampling and cutting off the margin, DC-offset
+removal, spectral-gate denoising, silence trim, peak normalisation, padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import soxr
+
+from transforms.errors import Reason, StageError
+from transforms.models.front_end import ChannelRule, FrontEnd
+from transforms.records import AudioWindow, FloatArray, PreparedWindow
+from transforms.stage_metrics import FAILURES, StageMeter
+from transforms.windows import target_slice
+
+
+def to_mono(samples: FloatArray, rule: ChannelRule) -> FloatArray:
+    """One channel out of many.
+
+    Parameters
+    ----------
+    samples : float32, shape (frames, channels)
+    rule : {"mean", "first"}
+        The mean of all channels, as librosa's ``to_mono``, or the first alone.
+
+    Returns
+    -------
+    float32, shape (frames,)
+    """
+    channels = samples.shape[1]
+    if channels == 1 or rule == "first":
+        return np.ascontiguousarray(samples[:, 0])
+    # Adding columns is over ten times faster than numpy.mean along the short axis.
+    total = samples[:, 0] + samples[:, 1]
+    for channel in range(2, channels):
+        total += samples[:, channel]
+    return total * np.float32(1.0 / channels)
+
+
+def resample(samples: FloatArray, from_hz: int, to_hz: int) -> FloatArray:
+    """Resample with soxr at its HQ setting (librosa's default), scaled as is.
+
+    Parameters
+    ----------
+    samples : float32, shape (frames,)
+    from_hz, to_hz : int
+        Sample rates.
+
+    Returns
+    -------
+    float32, shape (about frames * to_hz / from_hz,)
+    """
+    if from_hz == to_hz:
+        return samples
+    resampled: FloatArray = soxr.resample(samples, from_hz, to_hz, quality="HQ")
+    return resampled
+
+
+def fit_length(samples: FloatArray, length: int) -> FloatArray:
+    """Cut or zero-pad at the end to exactly ``length`` samples."""
+    if len(samples) >= length:
+        return samples[:length]
+    return np.pad(samples, (0, length - len(samples)))
+
+
+def remove_dc(samples: FloatArray) -> FloatArray:
+    """Subtract the mean (float32, shape (samples,)), summed in float64."""
+    return samples - np.float32(samples.mean(dtype=np.float64))
+
+
+def normalize_peak(samples: FloatArray) -> FloatArray:
+    """Scale so that the largest magnitude is 1.0; silence stays as it is."""
+    peak = np.abs(samples).max(initial=0.0)
+    return samples if peak == 0 else samples / np.float32(peak)
+
+
+def trim_silence(samples: FloatArray, below_peak_db: float) -> FloatArray:
+    """Cut both edges that stay ``below_peak_db`` decibels or more under the peak.
+
+    Frames as in :func:`librosa.effects.trim` (2048 samples, hop 512). Silence and anything
+    shorter than a frame stay as they are.
+    """
+    if len(samples) < 2048 or not samples.any():
+        return samples
+    from librosa.effects import trim  # an option: its import takes a second
+
+    trimmed: FloatArray = trim(samples, top_db=below_peak_db)[0]
+    return trimmed
+
+
+def spectral_gate(samples: FloatArray, sample_rate_hz: int) -> FloatArray:
+    """Denoise by stationary spectral gating (noisereduce's defaults: 1.5 deviations).
+
+    The noise floor of each band is estimated over the window itself. Silence and windows
+    shorter than two FFT frames stay as they are.
+    """
+    if len(samples) < 2048 or not samples.any():
+        return samples
+    from noisereduce import reduce_noise  # an option: its import takes a second
+
+    denoised = reduce_noise(y=samples, sr=sample_rate_hz, stationary=True, n_jobs=1)
+    return np.asarray(denoised, dtype=np.float32)
+
+
+def check_samples(samples: FloatArray) -> None:
+    """Raise StageError unless ``samples`` is (frames, channels), not empty and finite."""
+    if samples.ndim != 2 or 0 in samples.shape:
+        raise StageError(
+            Reason.INVALID_SAMPLES, f"a window must be (frames, channels), got {samples.shape}"
+        )
+    if not np.isfinite(samples).all():
+        raise StageError(Reason.INVALID_SAMPLES, "a window holds NaN or infinite samples")
+
+
+def prepare(window: AudioWindow, front_end: FrontEnd) -> PreparedWindow:
+    """All of Preprocess for one window.
+
+    Parameters
+    ----------
+    window : AudioWindow
+        float32 samples of shape (frames, channels), with the resampler's margin.
+    front_end : FrontEnd
+
+    Returns
+    -------
+    PreparedWindow
+        float32 samples of shape (front_end.window_samples,), or of the track's length where
+        the front end squeezes whole tracks. ``content_s`` is what they hold without padding,
+        and 0 for digital silence.
+
+    Raises
+    ------
+    StageError
+        ``invalid_samples``: an empty window, NaN or infinite samples.
+    """
+    check_samples(window.samples)
+    rate_hz = front_end.sample_rate_hz
+    mono = to_mono(window.samples, front_end.channel_rule)
+    offset, length = target_slice(window, front_end)
+    samples = fit_length(resample(mono, window.sample_rate_hz, rate_hz)[offset:], length)
+    silent = not samples.any()
+    if front_end.remove_dc:
+        samples = remove_dc(samples)
+    if front_end.denoise == "spectral_gate":
+        samples = spectral_gate(samples, rate_hz)
+    if front_end.trim_silence_db is not None:
+        samples = trim_silence(samples, front_end.trim_silence_db)
+    if front_end.normalize_peak:
+        samples = normalize_peak(samples)
+    content_s = 0.0 if silent else len(samples) / rate_hz
+    if front_end.windows != "whole":
+        samples = fit_length(samples, front_end.window_samples)
+    return PreparedWindow(
+        window.uri, window.window_index, window.start_s, window.end_s, content_s, samples
+    )
+
+
+
+
+class _PrepareDoFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, front_end: FrontEnd) -> None:
+        self._front_end = front_end
+        self._meter = StageMeter("Preprocess")
+
+    def process(self, window: AudioWindow) -> Iterator[Any]:
+        yield from self._meter.run(window.uri, lambda: [prepare(window, self._front_end)])
+
+
+@dataclass
+class Preprocess(beam.PTransform):  # type: ignore[misc]
+    """PCollection[AudioWindow] to ``.windows`` (PreparedWindow) and ``.failures`` (Failure).
+
+    Parameters
+    ----------
+    front_end : FrontEnd
+    """
+
+    front_end: FrontEnd
+
+    def expand(self, windows: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
+        return windows | beam.ParDo(_PrepareDoFn(self.front_end)).with_outputs(
+            FAILURES, main="windows"
+        )

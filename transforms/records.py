@@ -1,0 +1,227 @@
+"""What travels between the stages, and the Arrow schemas of what is written.
+
+Every record is a frozen dataclass. The row classes (``PredictionRow``, ``WindowRow``,
+``FailureRow``) carry their Arrow type in the annotation, and :func:`schema_of` derives the
+schema from there, so that a column is stated once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from transforms.errors import Reason, StageError
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+
+UNKNOWN_LABEL = "unknown"
+"""Label of a track whose best score stays under the checkpoint's threshold."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One mention of a track in an input: a file that a glob found, or a row of a manifest."""
+
+    track_id: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)  # the manifest's other columns
+
+
+@dataclass(frozen=True)
+class Track:
+    """One audio file to be labelled, with every listing that names it."""
+
+    uri: str
+    size_bytes: int | None = None  # None: not known before it is read
+    listings: tuple[Listing, ...] = (Listing(),)
+
+
+@dataclass(frozen=True)
+class AudioWindow:
+    """A window as decoded: the file's own rate and channels, with the resampler's margin."""
+
+    uri: str
+    window_index: int
+    start_s: float  # of the window itself, without the margin
+    end_s: float  # at most the end of the track
+    sample_rate_hz: int
+    first_frame: int  # the track's frame at samples[0]; see transforms.windows
+    samples: FloatArray  # (frames, channels), full scale is 1.0
+
+
+@dataclass(frozen=True)
+class PreparedWindow:
+    """A window ready for the spectrogram: mono, at the front end's rate."""
+
+    uri: str
+    window_index: int
+    start_s: float
+    end_s: float
+    content_s: float  # seconds of sound in samples, padding excluded: the window's weight
+    samples: FloatArray  # (samples,), a fixed length unless the front end squeezes whole tracks
+
+
+@dataclass(frozen=True)
+class LogMelWindow:
+    """A window as the model sees it."""
+
+    uri: str
+    window_index: int
+    start_s: float
+    end_s: float
+    content_s: float
+    image: FloatArray  # (image_height, image_width), -1 (top_db under the peak) to 1 (the peak)
+
+
+@dataclass(frozen=True)
+class WindowPrediction:
+    """What the model says of one window."""
+
+    uri: str
+    window_index: int
+    start_s: float
+    end_s: float
+    content_s: float
+    log_probs: FloatArray  # (labels,), natural logarithms, normalised
+    embedding: FloatArray | None = None  # (hidden,)
+
+
+@dataclass(frozen=True)
+class TrackFacts:
+    """What decoding found out about one file: emitted once per track, after its windows."""
+
+    uri: str
+    content_sha256: str
+    size_bytes: int
+    duration_s: float  # decoded, never from a header
+    sample_rate_hz: int
+    channels: int
+    container: str
+    codec: str
+    decoder: str  # "soundfile" or "pyav"
+    window_count: int
+    decode_warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One input that a stage could not handle."""
+
+    uri: str
+    stage: str
+    reason: Reason
+    message: str
+    size_bytes: int | None = None
+
+    @classmethod
+    def of(cls, uri: str, stage: str, error: Exception, size_bytes: int | None = None) -> Failure:
+        """The failure that ``error`` stands for; what is not a StageError is an internal error."""
+        if isinstance(error, StageError):
+            return cls(uri, stage, error.reason, error.message, size_bytes)
+        message = f"{type(error).__name__}: {error}"
+        return cls(uri, stage, Reason.INTERNAL_ERROR, message, size_bytes)
+
+
+_TIMESTAMP = pa.timestamp("us", tz="UTC")
+_TOP_K = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
+_FLOATS = pa.list_(pa.float32())
+
+
+@dataclass(frozen=True)
+class PredictionRow:
+    """One labelled track: a row of ``OUTPUT/predictions``."""
+
+    uri: Annotated[str, pa.string()]
+    track_id: Annotated[str | None, pa.string()]
+    content_sha256: Annotated[str, pa.string()]
+    size_bytes: Annotated[int, pa.int64()]
+    duration_s: Annotated[float, pa.float64()]
+    sample_rate_hz: Annotated[int, pa.int32()]
+    channels: Annotated[int, pa.int32()]
+    container: Annotated[str, pa.string()]
+    codec: Annotated[str, pa.string()]
+    decoder: Annotated[str, pa.string()]
+    decode_warnings: Annotated[list[str], pa.list_(pa.string())]
+    label: Annotated[str, pa.string()]
+    confidence: Annotated[float, pa.float32()]
+    top_k: Annotated[list[dict[str, Any]], _TOP_K]
+    scores: Annotated[list[float], _FLOATS]  # label order: the schema's metadata, key "labels"
+    window_count: Annotated[int, pa.int32()]
+    embedding: Annotated[list[float] | None, _FLOATS]
+    model_fingerprint: Annotated[str, pa.string()]
+    front_end_fingerprint: Annotated[str, pa.string()]
+    pipeline_version: Annotated[str, pa.string()]
+    run_id: Annotated[str, pa.string()]
+    labelled_at: Annotated[dt.datetime, _TIMESTAMP]
+
+
+@dataclass(frozen=True)
+class WindowRow:
+    """One window of a labelled track: a row of ``OUTPUT/windows``."""
+
+    uri: Annotated[str, pa.string()]
+    content_sha256: Annotated[str, pa.string()]
+    window_index: Annotated[int, pa.int32()]
+    start_s: Annotated[float, pa.float64()]
+    end_s: Annotated[float, pa.float64()]
+    label: Annotated[str, pa.string()]
+    confidence: Annotated[float, pa.float32()]
+    scores: Annotated[list[float], _FLOATS]
+    run_id: Annotated[str, pa.string()]
+
+
+@dataclass(frozen=True)
+class FailureRow:
+    """One failed input: a row of ``OUTPUT/failures``."""
+
+    uri: Annotated[str, pa.string()]
+    track_id: Annotated[str | None, pa.string()]
+    size_bytes: Annotated[int | None, pa.int64()]
+    stage: Annotated[str, pa.string()]
+    reason: Annotated[str, pa.string()]
+    message: Annotated[str, pa.string()]
+    run_id: Annotated[str, pa.string()]
+    failed_at: Annotated[dt.datetime, _TIMESTAMP]
+
+
+def schema_of(
+    row_class: type,
+    *,
+    labels: Sequence[str] = (),
+    extra: pa.Schema | None = None,
+) -> pa.Schema:
+    """The Arrow schema of a row class.
+
+    Parameters
+    ----------
+    row_class : type
+        ``PredictionRow``, ``WindowRow`` or ``FailureRow``.
+    labels : sequence of str
+        The model's labels in the order of ``scores``; stored as JSON under the metadata key
+        ``labels``.
+    extra : pyarrow.Schema, optional
+        Further columns (a manifest's own), appended behind the row's.
+
+    Returns
+    -------
+    pyarrow.Schema
+    """
+    hints = get_type_hints(row_class, include_extras=True)
+    names = [f.name for f in dataclasses.fields(row_class)]
+    columns = [pa.field(name, get_args(hints[name])[1]) for name in names]
+    if extra is not None:
+        columns += list(extra)
+    metadata = {"labels": json.dumps(list(labels), ensure_ascii=False)} if labels else None
+    return pa.schema(columns, metadata=metadata)
+
+
+def row_dict(row: Any) -> dict[str, Any]:
+    """A row dataclass as the flat dictionary that Arrow takes (no deep copy)."""
+    return {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}

@@ -1,0 +1,74 @@
+"""Counters that every stage keeps: elements in and out, failures by reason, time spent.
+
+They are Beam metrics with the stage's name as namespace, so every runner shows them; a run's
+JSON takes its stage timings from here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from apache_beam import pvalue
+from apache_beam.metrics import Metrics
+
+from transforms.errors import Reason
+from transforms.records import Failure
+
+T = TypeVar("T")
+
+FAILURES = "failures"
+"""Tag of the failures output that every stage has."""
+
+BUSY_METRIC = "busy_microseconds"
+IN_METRIC, OUT_METRIC = "elements_in", "elements_out"
+FAILED_PREFIX = "failed_"
+
+
+class StageMeter:
+    """The metrics of one stage; make it in ``DoFn.__init__``, it travels with the DoFn.
+
+    Parameters
+    ----------
+    stage : str
+        The stage's name: the metrics' namespace and the ``stage`` of its failures.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self._in = Metrics.counter(stage, IN_METRIC)
+        self._out = Metrics.counter(stage, OUT_METRIC)
+        self._busy = Metrics.distribution(stage, BUSY_METRIC)
+
+    def run(self, uri: str, work: Callable[[], Iterable[T]]) -> Iterator[T | pvalue.TaggedOutput]:
+        """Yield what ``work`` yields; an exception ends it with one tagged ``Failure``."""
+        try:
+            yield from self.count(work)
+        except Exception as error:  # becomes a row of failures/, with its type and message
+            yield self.failed(Failure.of(uri, self.stage, error))
+
+    def count(self, work: Callable[[], Iterable[T]]) -> Iterator[T]:
+        """Yield what ``work`` yields and count it.
+
+        Time is counted while ``work`` runs and not while the stages fused behind this one
+        handle what was yielded.
+        """
+        self._in.inc()
+        busy_ns = 0
+        started_ns = time.perf_counter_ns()
+        try:
+            for item in work():
+                busy_ns += time.perf_counter_ns() - started_ns
+                self._out.inc()
+                yield item
+                started_ns = time.perf_counter_ns()
+        finally:
+            busy_ns += time.perf_counter_ns() - started_ns
+            self._busy.update(busy_ns // 1000)
+
+    def failed(self, failure: Failure) -> pvalue.TaggedOutput:
+        """Count ``failure`` and tag it for the stage's failures output."""
+        reason: Reason = failure.reason
+        Metrics.counter(self.stage, FAILED_PREFIX + reason.value).inc()
+        return pvalue.TaggedOutput(FAILURES, failure)
