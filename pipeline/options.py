@@ -270,8 +270,8 @@ def parse_options(argv: Sequence[str] | None = None) -> LabelConfig:
 def _front_end_changes(options: argparse.Namespace) -> dict[str, Any]:
     names = ("windows", "window_seconds", "hop_seconds", "denoise", "trim_silence_db",
              "normalize_peak", "remove_dc")  # fmt: skip
-    changes = {name: getattr(options, name) for name in names}
-    changes = {name: value for name, value in changes.items() if value is not None}
+    given = {name: getattr(options, name) for name in names}
+    changes = {name: value for name, value in given.items() if value is not None}
     if "window_seconds" in changes:
         changes.setdefault("hop_seconds", changes["window_seconds"])
     return changes

@@ -74,7 +74,7 @@ class Progress(AbstractContextManager["Progress"]):
             if self._style == "bar":
                 self._update(bar)
 
-    def _update(self, bar: tqdm) -> None:  # type: ignore[type-arg]
+    def _update(self, bar: tqdm) -> None:
         counts = self._count()
         failed = counts.get("failures", 0)
         done = counts.get("tracks", 0) + failed

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 
+import apache_beam as beam
 from apache_beam.options import pipeline_options
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_provision_api_pb2 as provision
@@ -59,9 +61,21 @@ def make_runner(config: LabelConfig, options: PipelineOptions) -> PipelineRunner
     """
     if config.runner != "DirectRunner":
         return config.runner
+    return _local_runner(config.workers, options)
+
+
+def run_locally(build: Callable[[beam.Pipeline], None], workers: int) -> None:
+    """Build a pipeline and run it to its end in worker processes on this machine."""
+    options = PipelineOptions(["--runner=DirectRunner", f"--direct_num_workers={workers}"])
+    pipeline = beam.Pipeline(runner=_local_runner(workers, options), options=options)
+    build(pipeline)
+    pipeline.run().wait_until_finish()
+
+
+def _local_runner(workers: int, options: PipelineOptions) -> PipelineRunner:
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     info = fn_runner.ExtendedProvisionInfo(provision.ProvisionInfo(pipeline_options=encoded))
-    return fn_runner.FnApiRunner(_worker_environment(config.workers), provision_info=info)
+    return fn_runner.FnApiRunner(_worker_environment(workers), provision_info=info)
 
 
 def _worker_environment(workers: int) -> Environment | None:

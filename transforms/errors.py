@@ -1,12 +1,12 @@
 """The exceptions of the project; a leaf module, importable from every layer.
 
-    CatalogError                everything this project raises on purpose
-    ├── UsageError              a wrong call: one line for the caller, exit status 2
-    │   ├── InputError          nothing matched, an unreadable manifest, a missing column
-    │   ├── FrontEndError       a front end that is missing, foreign or out of range
-    │   └── CheckpointError     a checkpoint that cannot or must not be loaded
-    ├── StageError              one element that a stage cannot handle: becomes a failures row
-    └── BooksError              inputs and outcomes of a run do not balance
+CatalogError                everything this project raises on purpose
+├── UsageError              a wrong call: one line for the caller, exit status 2
+│   ├── InputError          nothing matched, an unreadable manifest, a missing column
+│   ├── FrontEndError       a front end that is missing, foreign or out of range
+│   └── CheckpointError     a checkpoint that cannot or must not be loaded
+├── StageError              one element that a stage cannot handle: becomes a failures row
+└── BooksError              inputs and outcomes of a run do not balance
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def resolve(uri: str, root: str) -> str:
     if not is_local(uri):
         return uri
     if is_local(root):
-        return os.path.abspath(os.path.join(root, uri))
+        return os.path.abspath(Path(root, uri))
     return uri if uri.startswith("/") else f"{root.rstrip('/')}/{uri}"
 
 

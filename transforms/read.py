@@ -147,9 +147,9 @@ class _ListDoFn(beam.DoFn):  # type: ignore[misc]
                 uri = printable(metadata.path)
                 yield uri, _Mention(Listing(), metadata.size_in_bytes, uri == metadata.path)
             return
-        for row, (uri, listing) in enumerate(read_manifest(path, self._root)):
+        for row, (stated, listing) in enumerate(read_manifest(path, self._root), start=1):
             # A row without a uri fails in Decode (not_found), under its row number.
-            yield uri or f"{path}#row={row}", _Mention(listing)
+            yield stated or f"{path}#row={row}", _Mention(listing)
 
 
 def _listing_order(listing: Listing) -> tuple[str, str]:

@@ -169,7 +169,9 @@ def find_failure(
     return None
 
 
-def failure_row(failure: Failure, listing: Listing, size_bytes: int | None, run_id: str) -> FailureRow:
+def failure_row(
+    failure: Failure, listing: Listing, size_bytes: int | None, run_id: str
+) -> FailureRow:
     """The failures row of one listing."""
     return FailureRow(
         uri=failure.uri,

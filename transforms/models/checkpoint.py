@@ -1,17 +1,17 @@
 """A checkpoint folder: what it states, checked before any weight is loaded.
 
-    CHECKPOINT/config.json                transformers' configuration: labels, image size, and
-                                          our key ``unknown_threshold``
-    CHECKPOINT/model.safetensors          the weights; a pickle is never opened
-    CHECKPOINT/preprocessor_config.json   the front end (transforms.models.front_end)
-    CHECKPOINT/README.md                  the model card
+CHECKPOINT/config.json                transformers' configuration: labels, image size, and
+our key ``unknown_threshold``
+CHECKPOINT/model.safetensors          the weights; a pickle is never opened
+CHECKPOINT/preprocessor_config.json   the front end (transforms.models.front_end)
+CHECKPOINT/README.md                  the model card
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def load_checkpoint(
     folder = find_checkpoint(name)
     config = _read_config(folder)
     front_end = _choose_front_end(folder, front_end_preset)
-    front_end = replace(front_end, **(front_end_changes or {}))
+    front_end = front_end.changed(**(front_end_changes or {}))
     _check_image_size(folder, config, front_end)
     return Checkpoint(
         folder=folder,

@@ -59,7 +59,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path}: not a file of tensors alone ({reason}); save model.state_dict(), not the model"
+            f"{path}: not a file of tensors alone ({reason}); "
+            "save model.state_dict(), not the model"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

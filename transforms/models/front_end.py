@@ -54,8 +54,9 @@ class FrontEnd:
     def __post_init__(self) -> None:
         for name in ("sample_rate_hz", "n_fft", "hop_length", "n_mels", "top_db",
                      "image_height", "image_width", "window_seconds", "hop_seconds"):
-            if not getattr(self, name) > 0:
-                raise FrontEndError(f"front end: {name} must be positive, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if not value > 0:
+                raise FrontEndError(f"front end: {name} must be positive, not {value}")
         if not 0 <= self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
             raise FrontEndError(
                 f"front end: need 0 <= fmin_hz < fmax_hz <= sample_rate_hz / 2, not "
@@ -83,6 +84,17 @@ class FrontEnd:
         """16 hexadecimal digits that change with every setting that can change a label."""
         canonical = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def changed(self, **changes: Any) -> FrontEnd:
+        """A copy with some settings replaced; None leaves a setting as it is.
+
+        Raises
+        ------
+        FrontEndError
+            If a value is out of range.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        return dataclasses.replace(self, **given)
 
     def save(self, folder: Path) -> None:
         """Write ``preprocessor_config.json`` into ``folder``."""

@@ -1,0 +1,79 @@
+"""Convert a torchvision ViT to a checkpoint: ``python -m pipeline.convert --input=...``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.logs import set_up_logging
+from transforms.errors import UsageError
+from transforms.models.convert import convert
+from transforms.models.front_end import CCMUSIC_LABELS, PRESETS
+
+EXIT_WRONG_CALL = 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``python -m pipeline.convert``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.convert",
+        description="Convert the state dict of a torchvision VisionTransformer (vit_b_16, ...) to "
+        "a transformers folder with safetensors and a front end. The file is read with "
+        "weights_only, so nothing in it can run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--input", required=True, type=Path, metavar="FILE.pth")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="must be new")
+    parser.add_argument(
+        "--labels",
+        default=",".join(CCMUSIC_LABELS),
+        metavar="A,B,...",
+        help="in the order of the logits (default: the 16 genres of the published recipe)",
+    )
+    parser.add_argument(
+        "--front_end",
+        choices=sorted(PRESETS),
+        required=True,
+        help="what the model was trained on; saved beside the weights",
+    )
+    parser.add_argument(
+        "--windows",
+        metavar="all|middle|N|whole",
+        help="which parts of a track are labelled (default: the preset's)",
+    )
+    parser.add_argument(
+        "--unknown_threshold",
+        type=float,
+        default=0.0,
+        metavar="SCORE",
+        help="best scores under this are labelled unknown, 0 to 1 (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert; returns the exit status, 0 or 2."""
+    options = build_parser().parse_args(argv)
+    set_up_logging()
+    try:
+        if options.output.exists():
+            raise UsageError(f"--output={options.output} is there already; nothing is overwritten")
+        front_end = PRESETS[options.front_end].changed(windows=options.windows)
+        convert(
+            options.input,
+            options.output,
+            labels=options.labels.split(","),
+            front_end=front_end,
+            unknown_threshold=options.unknown_threshold,
+        )
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG_CALL
+    print(options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Evaluate a checkpoint on labelled tracks: ``python -m pipeline.evaluate --data=...``.
+
+The tracks are labelled by the batch pipeline itself, so what is measured is what users get.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from pipeline.logs import set_up_logging
+from pipeline.options import parse_options
+from transforms.errors import UsageError
+from transforms.models.checkpoint import DEFAULT_MODEL
+from transforms.models.metrics import Evaluation, evaluate
+
+EXIT_DONE, EXIT_WRONG_CALL = 0, 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``python -m pipeline.evaluate``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.evaluate",
+        description="Label tracks whose label is known and say how good the labels are. The model "
+        "must not have been trained on these tracks or their artists, or the figures flatter it.",
+        epilog="Options that are not listed here are those of pipeline.main (--windows, "
+        "--precision, --workers, ...).",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="CHECKPOINT")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="TABLE|FOLDER",
+        help="a table with uri (or path), label (or genre) and optionally artist and fold, or a "
+        "folder with one sub-folder per label",
+    )
+    parser.add_argument("--root", metavar="FOLDER", help="for relative uris in the table")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("evaluation"),
+        metavar="FOLDER",
+        help="for evaluation.json and confusion.png (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate; returns the exit status."""
+    options, label_args = build_parser().parse_known_args(argv)
+    set_up_logging()
+    try:
+        evaluation, failed = evaluate_checkpoint(
+            options.model, options.data, options.root, label_args
+        )
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG_CALL
+    _report(evaluation, failed, options)
+    return EXIT_DONE
+
+
+def evaluate_checkpoint(
+    model: str, data: str, root: str | None = None, label_args: Sequence[str] = ()
+) -> tuple[Evaluation, int]:
+    """Label the tracks with the batch pipeline and compare.
+
+    Returns
+    -------
+    Evaluation
+        Over the tracks that could be labelled; ``unknown`` counts by its best score.
+    failed : int
+        Tracks that could not be labelled.
+
+    Raises
+    ------
+    UsageError
+        If the data or the checkpoint cannot be used, or a label is none of the model's.
+    """
+    from pipeline import job
+    from pipeline.labelled import load_labelled
+
+    tracks = load_labelled(data, root)
+    with tempfile.TemporaryDirectory() as folder:
+        table = {
+            "uri": [track.uri for track in tracks],
+            "true_label": [track.label for track in tracks],
+            "fold": [str(track.fold) for track in tracks],
+        }
+        pq.write_table(pa.table(table), f"{folder}/tracks.parquet")
+        prepared = job.prepare(
+            parse_options([f"--input={folder}/tracks.parquet", f"--output={folder}/labels",
+                           f"--model={model}", *label_args])
+        )  # fmt: skip
+        labels = list(prepared.checkpoint.labels)
+        if strange := sorted({track.label for track in tracks} - set(labels)):
+            raise UsageError(f"--data={data}: {', '.join(strange)}: not among the model's labels")
+        job.run(prepared)
+        rows = ds.dataset(f"{folder}/labels/predictions").to_table().to_pylist()
+    if not rows:
+        raise UsageError(f"--data={data}: none of the {len(tracks)} tracks could be labelled")
+    truth = np.array([labels.index(row["true_label"]) for row in rows])
+    scores = np.array([row["scores"] for row in rows])
+    groups = [row["fold"] for row in rows]
+    return evaluate(truth, scores, labels, groups), len(tracks) - len(rows)
+
+
+def _report(evaluation: Evaluation, failed: int, options: argparse.Namespace) -> None:
+    from pipeline.plots import plot_confusion
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {"model": options.model, "data": options.data, "failed": failed}
+    content |= dataclasses.asdict(evaluation)
+    (options.output / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
+    title = f"accuracy {evaluation.accuracy:.2f}, {evaluation.tracks} tracks"
+    plot_confusion(evaluation, title, options.output / "confusion.png")
+    print(to_text(evaluation))
+    print(f"{failed} tracks could not be labelled")
+    print(f"results: {options.output}")
+
+
+def to_text(evaluation: Evaluation) -> str:
+    """The figures and the confusion matrix for a terminal."""
+    by_group = ", ".join(f"{k}: {v:.3f}" for k, v in evaluation.accuracy_by_group.items())
+    lines = [
+        f"{evaluation.tracks} tracks",
+        f"accuracy           {evaluation.accuracy:.3f}",
+        f"macro F1           {evaluation.macro_f1:.3f}",
+        f"top-2 accuracy     {evaluation.top2_accuracy:.3f}",
+        f"calibration error  {evaluation.calibration_error:.3f}",
+        f"by fold            {by_group} (deviation {evaluation.accuracy_spread:.3f})",
+        "",
+        *confusion_lines(evaluation),
+    ]
+    return "\n".join(lines)
+
+
+def confusion_lines(evaluation: Evaluation) -> list[str]:
+    """The confusion matrix, truth in rows."""
+    width = max(map(len, evaluation.labels)) + 2
+    head = " " * width + "".join(f"{label:>{width}}" for label in evaluation.labels)
+    rows = (
+        f"{label:<{width}}" + "".join(f"{count:>{width}}" for count in counts)
+        for label, counts in zip(evaluation.labels, evaluation.confusion, strict=True)
+    )
+    return [head, *rows]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

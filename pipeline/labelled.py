@@ -1,0 +1,108 @@
+"""Tracks whose label is known: what training and evaluation read.
+
+Either a table (any manifest) with a label column and, where known, ``artist`` and ``fold``, or a
+folder with one sub-folder per label. Folds are disjoint by artist: otherwise a model is rewarded
+for recognising the artist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from transforms.errors import InputError
+from transforms.manifest import check_manifest, is_manifest, read_manifest
+from transforms.read import is_folder, match
+
+LABEL_COLUMNS = ("label", "genre")
+FOLDS = 4
+
+
+@dataclass(frozen=True)
+class LabelledTrack:
+    """One track with its truth."""
+
+    uri: str
+    label: str
+    artist: str  # what must not be split between training and test
+    fold: int | None  # as stated; None: to be assigned
+
+
+def load_labelled(data: str, root: str | None = None) -> list[LabelledTrack]:
+    """Read a table or a folder of labelled tracks, every track with a fold.
+
+    Parameters
+    ----------
+    data : str
+        A manifest with ``uri`` (or ``path``), ``label`` (or ``genre``), and optionally ``artist``
+        and ``fold``; or a folder with one sub-folder per label (LABEL/ARTIST/track or
+        LABEL/track).
+    root : str, optional
+        Folder for relative uris; the manifest's own when None.
+
+    Raises
+    ------
+    InputError
+        If there is no such data, or a column or a label is missing.
+    """
+    if is_manifest(data):
+        tracks = _from_manifest(data, root)
+    elif is_folder(data):
+        tracks = _from_folder(data)
+    else:
+        raise InputError(f"--data={data}: neither a table (.csv, .jsonl, .parquet) nor a folder")
+    if len({track.label for track in tracks}) < 2:
+        raise InputError(f"--data={data}: at least two labels are needed")
+    return assign_folds(tracks)
+
+
+def _from_manifest(data: str, root: str | None) -> list[LabelledTrack]:
+    names = check_manifest(data)[0].names
+    # A manifest's column that has a result column's name comes as manifest_NAME.
+    column = next(
+        (n for name in LABEL_COLUMNS for n in (name, f"manifest_{name}") if n in names), None
+    )
+    if column is None:
+        raise InputError(f"--data={data}: no column 'label' or 'genre'; it has {', '.join(names)}")
+    tracks = []
+    for row, (uri, listing) in enumerate(read_manifest(data, root), start=1):
+        label, fold = listing.columns[column], listing.columns.get("fold")
+        if uri is None or label is None:
+            raise InputError(f"--data={data}: row {row} lacks its uri or its label")
+        artist = listing.columns.get("artist") or uri
+        stated = None if fold is None else int(fold)
+        tracks.append(LabelledTrack(uri, str(label), str(artist), stated))
+    return tracks
+
+
+def _from_folder(data: str) -> list[LabelledTrack]:
+    folder = Path(data).absolute()
+    tracks = []
+    for metadata in match(data):
+        inside = Path(metadata.path).relative_to(folder).parts
+        if len(inside) < 2:
+            raise InputError(f"--data={data}: {inside[0]} lies in no label's folder")
+        artist = "/".join(inside[:2])  # LABEL/ARTIST/..., or the track itself
+        tracks.append(LabelledTrack(metadata.path, inside[0], artist, None))
+    return sorted(tracks, key=lambda track: track.uri)
+
+
+def assign_folds(tracks: Sequence[LabelledTrack], folds: int = FOLDS) -> list[LabelledTrack]:
+    """Give every track a fold: as stated, or ``folds`` stratified ones disjoint by artist."""
+    if all(track.fold is not None for track in tracks):
+        return list(tracks)
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    labels = [track.label for track in tracks]
+    artists = [track.artist for track in tracks]
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    fold_of = np.zeros(len(tracks), dtype=int)
+    for fold, (_, test) in enumerate(splitter.split(np.zeros(len(tracks)), labels, artists)):
+        fold_of[test] = fold
+    return [
+        LabelledTrack(track.uri, track.label, track.artist, int(fold))
+        for track, fold in zip(tracks, fold_of, strict=True)
+    ]

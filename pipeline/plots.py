@@ -1,0 +1,54 @@
+"""Pictures of a training or an evaluation, as PNG files (matplotlib, extra [train])."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transforms.models.metrics import Evaluation
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")
+
+
+def plot_confusion(evaluation: Evaluation, title: str, path: Path) -> None:
+    """The confusion matrix with its counts, shaded by the share of each row."""
+    counts = np.array(evaluation.confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 2.5 + 0.6 * len(evaluation.labels)
+    figure, axes = _figure(size + 0.8, size)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=color)
+    ticks = range(len(evaluation.labels))
+    axes.set_xticks(ticks, evaluation.labels, rotation=45, ha="right")
+    axes.set_yticks(ticks, evaluation.labels)
+    axes.set(xlabel="predicted", ylabel="truth", title=title)
+    figure.colorbar(image, label="share of the row")
+    figure.savefig(path, dpi=120)
+
+
+def plot_learning_curves(curves: Sequence[dict[str, list[float]]], path: Path) -> None:
+    """Training and validation loss, and validation accuracy, by epoch; one line per fold."""
+    figure, loss_axes = _figure(7, 4)
+    accuracy_axes = loss_axes.twinx()
+    for index, curve in enumerate(curves):
+        style = {"color": f"C{index}", "linewidth": 1.2}
+        epochs = np.arange(1, len(curve["train_loss"]) + 1)
+        loss_axes.plot(epochs, curve["train_loss"], label=f"training loss, fold {index}", **style)
+        loss_axes.plot(epochs, curve["validation_loss"], linestyle="--", **style)
+        accuracy_axes.plot(epochs, curve["validation_accuracy"], linestyle=":", **style)
+    loss_axes.set(xlabel="epoch", ylabel="loss (solid: training, dashed: validation)")
+    accuracy_axes.set(ylabel="accuracy on unseen artists (dotted)", ylim=(0, 1))
+    loss_axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,88 @@
+"""What is installed: the packages `pipeline` and `transforms`, and what they need."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+
+
+def version() -> str:
+    """Read ``pipeline.__version__`` without importing the package and what it needs."""
+    text = (HERE / "pipeline" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("pipeline/__init__.py states no __version__")
+    return found.group(1)
+
+
+# Lower bounds leave room for what Python 3.10 can still get; upper bounds are the next major
+# version, or for 0.x packages the next minor one where their releases break.
+REQUIRES = [
+    # The pipeline. Never its extras [torch] and [transformers]: they cap torch, and pip then
+    # silently goes back to a Beam of years ago.
+    "apache-beam>=2.77,<2.78",
+    "numpy>=2.0,<3",  # every array between the stages
+    "pyarrow>=14,<26",  # Parquet in and out; the upper bound is Beam's
+    "librosa>=0.11,<0.12",  # mel filter banks and spectrograms as the published recipes made them
+    "soundfile>=0.13,<1",  # decodes WAV, FLAC, Ogg and MP3; its wheels bring libsndfile
+    "soxr>=0.5,<2",  # resampling
+    "av>=15,<20",  # decodes what soundfile cannot (AAC, ALAC, WMA…); its wheels bring FFmpeg
+    "scipy>=1.14,<2",  # filters
+    "torch>=2.6,<3",  # runs the models
+    "transformers>=5,<6",  # the vision transformer and its checkpoint format
+    "safetensors>=0.5,<1",  # weights that can be loaded without running code
+    "noisereduce>=3.0.3,<4",  # the optional spectral-gate denoising
+    "tqdm>=4.66,<5",  # progress on a terminal
+]
+
+TRAIN = [
+    "matplotlib>=3.9,<4",  # confusion matrices and curves
+    "scikit-learn>=1.5,<2",  # splits and scores
+]
+
+BENCH = [
+    "psutil>=6,<8",  # memory and processor time of the workers
+]
+
+DEV = [
+    *TRAIN,
+    "pytest>=8.4,<10",
+    "hypothesis>=6.100,<7",
+    "ruff>=0.17,<0.18",  # a new minor version brings new rules
+    "mypy>=1.18,<3",
+    "duckdb>=1.2,<3",  # reads the output in the tests, as an analyst would
+    "polars>=1.20,<3",  # the same
+    "pandas>=2.2,<4",  # the same
+    "torchvision>=0.21,<1",  # what transformers' own image processor needs, our oracle
+]
+
+EXTRAS = {
+    # File systems, through Beam's own extras so that versions agree.
+    "aws": ["apache-beam[aws]>=2.77,<2.78"],  # s3://
+    "azure": ["apache-beam[azure]>=2.77,<2.78"],  # azfs://
+    "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # gs://, and the Dataflow runner
+    "hadoop": ["apache-beam[hadoop]>=2.77,<2.78"],  # hdfs://
+    "train": TRAIN,
+    "serve": [],  # nothing is served yet: filled by the program that does
+    "bench": BENCH,
+    "dev": DEV,
+}
+
+setup(
+    name="catalog-labels",
+    version=version(),
+    description="Labels music catalogs at scale with Apache Beam: audio in, Parquet out",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="The Catalog Labels authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["pipeline", "pipeline.*", "transforms", "transforms.*"]),
+    package_data={"transforms.models": ["checkpoints/*/*"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+)
