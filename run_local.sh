@@ -81,17 +81,17 @@ install() { # install NAME EXTRAS [TORCH PACKAGE...]
   shift 2
   check_python
   if [[ -f $VENV/.installed-$name && $(<"$VENV/.installed-$name") == "$(fingerprint)" ]]; then return; fi
+  make_venv
   if compgen -G "$VENV/.installed-*" >/dev/null; then
     say 'installing into .venv what is new or has changed'
   else
     say 'first start: installing into .venv, a few minutes'
   fi
-  make_venv
   export PIP_DISABLE_PIP_VERSION_CHECK=1
   if [[ -n ${TORCH_INDEX_URL:-} ]]; then
     "$PY" -m pip install --quiet --index-url "$TORCH_INDEX_URL" "$@"
   fi
-  "$PY" -m pip install --quiet --editable "$ROOT$extras"
+  (cd "$ROOT" && "$PY" -m pip install --quiet --editable ".$extras")
   fingerprint >"$VENV/.installed-$name"
   [[ $name == run ]] || cp "$VENV/.installed-$name" "$VENV/.installed-run"
 }

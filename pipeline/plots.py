@@ -39,16 +39,16 @@ def plot_confusion(evaluation: Evaluation, title: str, path: Path) -> None:
 
 
 def plot_learning_curves(curves: Sequence[dict[str, list[float]]], path: Path) -> None:
-    """Training and validation loss, and validation accuracy, by epoch; one line per fold."""
+    """Training and validation loss, and validation accuracy, by step; one colour per fold."""
     figure, loss_axes = _figure(7, 4)
     accuracy_axes = loss_axes.twinx()
     for index, curve in enumerate(curves):
         style = {"color": f"C{index}", "linewidth": 1.2}
-        epochs = np.arange(1, len(curve["train_loss"]) + 1)
-        loss_axes.plot(epochs, curve["train_loss"], label=f"training loss, fold {index}", **style)
-        loss_axes.plot(epochs, curve["validation_loss"], linestyle="--", **style)
-        accuracy_axes.plot(epochs, curve["validation_accuracy"], linestyle=":", **style)
-    loss_axes.set(xlabel="epoch", ylabel="loss (solid: training, dashed: validation)")
+        steps = curve["step"]
+        loss_axes.plot(steps, curve["train_loss"], label=f"training loss, fold {index}", **style)
+        loss_axes.plot(steps, curve["validation_loss"], linestyle="--", **style)
+        accuracy_axes.plot(steps, curve["validation_accuracy"], linestyle=":", **style)
+    loss_axes.set(xlabel="step", ylabel="loss (solid: training, dashed: validation)")
     accuracy_axes.set(ylabel="accuracy on unseen artists (dotted)", ylim=(0, 1))
     loss_axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)

@@ -213,7 +213,7 @@ def decode_track(
 
 
 @dataclass
-class Decode(beam.PTransform[pvalue.PCollection[Track], pvalue.DoOutputsTuple]):
+class Decode(beam.PTransform):  # type: ignore[misc]
     """``PCollection[Track]`` to windows, facts and failures.
 
     Parameters
@@ -248,7 +248,7 @@ class Decode(beam.PTransform[pvalue.PCollection[Track], pvalue.DoOutputsTuple]):
         return outputs
 
 
-class _DecodeFn(beam.DoFn):
+class _DecodeFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, front_end: FrontEnd, min_seconds: float, max_seconds: float) -> None:
         self._front_end = front_end
         self._min_seconds = min_seconds

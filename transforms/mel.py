@@ -85,9 +85,14 @@ def power_to_db(power: FloatArray, top_db: float) -> FloatArray:
     -------
     float32, same shape, in [-top_db, 0]; all 0 for silence
     """
-    decibels = 10.0 * np.log10(np.maximum(power, _AMIN))
-    decibels -= decibels.max()
-    return np.maximum(decibels, np.float32(-top_db))
+    decibels = np.float32(10.0) * np.log10(np.maximum(power, np.float32(_AMIN)))
+    return under_peak(decibels, top_db)
+
+
+def under_peak(decibels: FloatArray, top_db: float) -> FloatArray:
+    """Refer decibels to their peak and raise what is lower than ``top_db`` under it."""
+    floored: FloatArray = np.maximum(decibels - decibels.max(), np.float32(-top_db))
+    return floored
 
 
 def log_mel(samples: FloatArray, front_end: FrontEnd) -> FloatArray:
@@ -139,7 +144,21 @@ def to_image(samples: FloatArray, front_end: FrontEnd) -> FloatArray:
     float32, shape (image_height, image_width)
         -1 is ``top_db`` under the window's peak, 1 the peak. Low frequencies come first.
     """
-    decibels = log_mel(samples, front_end)
+    return decibels_to_image(log_mel(samples, front_end), front_end)
+
+
+def decibels_to_image(decibels: FloatArray, front_end: FrontEnd) -> FloatArray:
+    """A log-mel spectrogram in [-top_db, 0] to an image in [-1, 1].
+
+    Parameters
+    ----------
+    decibels : float32, shape (n_mels, frames)
+    front_end : FrontEnd
+
+    Returns
+    -------
+    float32, shape (image_height, image_width)
+    """
     image = resize(decibels, front_end.image_height, front_end.image_width)
     return image * np.float32(2.0 / front_end.top_db) + np.float32(1.0)
 

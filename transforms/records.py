@@ -105,7 +105,7 @@ class TrackFacts:
     channels: int
     container: str
     codec: str
-    decoder: str  # "soundfile" or "pyav"
+    decoder: str  # "soundfile", "pyav", or "soundfile+pyav" where PyAV went on
     window_count: int
     decode_warnings: tuple[str, ...] = ()
 

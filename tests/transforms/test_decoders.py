@@ -6,174 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-import soxr
 
-from tests.audio_files import (
-    lag_and_likeness,
-    noise,
-    sine,
-    write_pyav,
-    write_soundfile,
-    write_streamed_wav,
-)
-from transforms.decoders import AudioInfo, DecodeWarning, open_audio, sanitised
+from tests.audio_files import noise, sine, write_pyav, write_soundfile
+from tests.decoding import damaged, decode, reason_of
+from transforms.decoders import open_audio, sanitised
 from transforms.errors import Reason, StageError
+from transforms.readers import DecodeWarning
 
 HARD = Path(__file__).parents[2].parent / "shared" / "data" / "hard"
-
-
-def decode(path, **options) -> tuple[np.ndarray, AudioInfo, tuple[str, ...]]:
-    with open_audio(path, **options) as audio:
-        blocks = list(audio.blocks())
-        samples = np.concatenate(blocks)
-        assert all(b.dtype == np.float32 and b.ndim == 2 and len(b) for b in blocks)
-        assert audio.frames == len(samples)
-        assert samples.shape[1] == audio.info.channels
-        return samples, audio.info, audio.warnings
-
-
-def reason_of(path) -> Reason:
-    with pytest.raises(StageError) as caught:
-        decode(path)
-    assert caught.value.message
-    return caught.value.reason
-
-
-# What a file holds more than was put in, in frames: a codec's delay and padding.
-SOUNDFILE = [
-    # format, subtype, rate, container, codec, excess, tolerance of a sample
-    ("WAV", "PCM_16", 44_100, "wav", "pcm_s16", 0, 1e-4),
-    ("WAV", "PCM_U8", 8_000, "wav", "pcm_u8", 0, 1e-2),
-    ("WAV", "FLOAT", 44_100, "wav", "pcm_f32", 0, 0),
-    ("WAV", "DOUBLE", 192_000, "wav", "pcm_f64", 0, 0),
-    ("WAVEX", "PCM_24", 48_000, "wav", "pcm_s24", 0, 1e-6),
-    ("RF64", "PCM_16", 44_100, "rf64", "pcm_s16", 0, 1e-4),
-    ("W64", "PCM_16", 44_100, "w64", "pcm_s16", 0, 1e-4),
-    ("AIFF", "PCM_16", 44_100, "aiff", "pcm_s16", 0, 1e-4),
-    ("AU", "PCM_16", 44_100, "au", "pcm_s16", 0, 1e-4),
-    ("CAF", "PCM_16", 44_100, "caf", "pcm_s16", 0, 1e-4),
-    ("CAF", "ALAC_16", 44_100, "caf", "alac", 0, 1e-4),
-    ("FLAC", "PCM_16", 44_100, "flac", "flac", 0, 1e-4),
-    ("FLAC", "PCM_24", 96_000, "flac", "flac", 0, 1e-6),
-    ("OGG", "VORBIS", 44_100, "ogg", "vorbis", 0, None),
-    ("OGG", "OPUS", 48_000, "ogg", "opus", 0, None),
-    ("MP3", "MPEG_LAYER_III", 44_100, "mp3", "mp3", 0, None),  # LAME tag: trimmed
-]
-PYAV = [
-    # container, codec, rate, container found, codec found, least and most excess, tolerance
-    ("ipod", "aac", 44_100, "mp4", "aac", 0, 2_048, None),
-    ("adts", "aac", 44_100, "aac", "aac", 0, 2_048, None),
-    ("mpegts", "aac", 44_100, "mpegts", "aac", 0, 2_048, None),
-    ("ipod", "alac", 44_100, "mp4", "alac", 0, 0, 1e-4),
-    ("asf", "wmav2", 44_100, "asf", "wmav2", -2_048, 2_048, None),
-    ("wv", "wavpack", 44_100, "wv", "wavpack", 0, 0, 1e-4),
-    ("tta", "tta", 44_100, "tta", "tta", 0, 0, 1e-4),
-    ("matroska", "pcm_s16le", 44_100, "matroska", "pcm_s16", 0, 0, 1e-4),
-    ("webm", "libopus", 48_000, "matroska", "opus", 0, 960, None),
-]
-
-
-def check_content(decoded, original, tolerance) -> None:
-    if tolerance is None:
-        lag, likeness = lag_and_likeness(decoded, original, 2_400)
-        assert likeness > 0.95, (lag, likeness)
-    else:
-        np.testing.assert_allclose(decoded, original, rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize(
-    ("kind", "subtype", "rate", "container", "codec", "excess", "tolerance"), SOUNDFILE
-)
-def test_what_soundfile_reads(tmp_path, kind, subtype, rate, container, codec, excess, tolerance):
-    original = sine(1.5, rate)
-    path = write_soundfile(tmp_path / "a.bin", original, rate, kind, subtype)
-    decoded, info, warnings = decode(path)
-    assert info == AudioInfo(container, codec, "soundfile", rate, 2)
-    assert warnings == ()
-    assert len(decoded) - len(original) == excess
-    check_content(decoded, original, tolerance)
-
-
-@pytest.mark.parametrize(
-    ("muxer", "encoder", "rate", "container", "codec", "least", "most", "tolerance"), PYAV
-)
-def test_what_pyav_reads(tmp_path, muxer, encoder, rate, container, codec, least, most, tolerance):
-    original = sine(1.5, rate)
-    path = write_pyav(tmp_path / "a.bin", original, rate, muxer, encoder)
-    decoded, info, warnings = decode(path)
-    assert info == AudioInfo(container, codec, "pyav", rate, 2)
-    assert warnings == ()
-    assert least <= len(decoded) - len(original) <= most
-    check_content(decoded, original, tolerance)
-
-
-@pytest.mark.parametrize("name", ["a.mp3", "a.wav", "a", "100% é : ?.flac", "-i.m3u8"])
-@pytest.mark.parametrize("muxer", ["adts", "ipod"])
-def test_the_name_does_not_matter(tmp_path, name, muxer):
-    original = sine(1.0)
-    path = write_pyav(tmp_path / "x", original, 44_100, muxer, "aac").rename(tmp_path / name)
-    decoded, info, _ = decode(path)
-    assert info.codec == "aac"
-    assert 0 <= len(decoded) - len(original) <= 2_048
-
-
-@pytest.mark.parametrize("size", [0, 0xFFFF_FFFF, 0x7FFF_FFFF])
-@pytest.mark.parametrize("channels", [1, 2, 3, 8])
-def test_streamed_wav(tmp_path, size, channels):
-    original = sine(1.0, channels=channels)
-    path = write_streamed_wav(tmp_path / "a", original, 44_100, size)
-    decoded, _, warnings = decode(path)
-    np.testing.assert_allclose(decoded, original, atol=1e-4)
-    assert warnings == ()
-
-
-@pytest.mark.parametrize("channels", [1, 6, 8, 16])
-def test_channels(tmp_path, channels):
-    original = sine(0.5, channels=channels)
-    path = write_soundfile(tmp_path / "a", original, 44_100, "WAV", "PCM_16")
-    np.testing.assert_allclose(decode(path)[0], original, atol=1e-4)
-
-
-def test_eight_planes_of_pyav(tmp_path):
-    original = sine(0.5, channels=8)
-    path = write_pyav(tmp_path / "a", original, 44_100, "wv", "wavpack")
-    np.testing.assert_allclose(decode(path)[0], original, atol=1e-4)
-
-
-@pytest.mark.parametrize(("subtype", "rate"), [("VORBIS", 44_100), ("OPUS", 48_000)])
-def test_chained_ogg_is_read_to_its_end(tmp_path, subtype, rate):
-    first, second = sine(1.0, rate), noise(1.5, rate)
-    links = [
-        write_soundfile(tmp_path / str(i), x, rate, "OGG", subtype).read_bytes()
-        for i, x in enumerate((first, second))
-    ]
-    path = tmp_path / "chain"
-    path.write_bytes(b"".join(links))
-    decoded, info, warnings = decode(path)
-    assert info.decoder == "pyav"
-    assert abs(len(decoded) - 2.5 * rate) < 0.02 * rate
-    assert warnings == ()
-    check_content(decoded[: rate + 2_400], first, None)
-
-
-def test_a_new_rate_and_layout_in_the_middle(tmp_path):
-    first, second = sine(1.0, 44_100, 2), sine(1.0, 32_000, 1)
-    chain = write_soundfile(tmp_path / "1", first, 44_100, "OGG", "VORBIS").read_bytes()
-    chain += write_soundfile(tmp_path / "2", second, 32_000, "OGG", "VORBIS").read_bytes()
-    path = tmp_path / "chain"
-    path.write_bytes(chain)
-    decoded, info, warnings = decode(path)
-    assert (info.sample_rate_hz, info.channels) == (44_100, 2)
-    assert abs(len(decoded) - 2 * 44_100) < 1_000
-    assert warnings == (DecodeWarning.STREAM_CHANGE.value,)
-    later = soxr.resample(second, 32_000, 44_100)
-    check_content(decoded[-len(later) :], later, None)
-
-
-def damaged(path, change) -> Path:
-    content = bytearray(path.read_bytes())
-    path.write_bytes(change(content))
-    return path
 
 
 def test_truncated_flac_keeps_what_is_there(tmp_path):
@@ -217,16 +57,6 @@ def test_truncated_wav(tmp_path):
 def test_truncated_m4a_without_its_index_is_corrupt(tmp_path):
     path = write_pyav(tmp_path / "a", sine(2.0), 44_100, "ipod", "aac")
     assert reason_of(damaged(path, lambda b: b[: len(b) // 2])) is Reason.CORRUPT
-
-
-@pytest.mark.parametrize(
-    "prefix", [b"ID3\x04\0\0\0\0\x08\0" + bytes(1_024), bytes(3_000), b"x" * 2_000]
-)
-def test_what_stands_in_front_of_an_mp3(tmp_path, prefix):
-    path = write_soundfile(tmp_path / "a", sine(2.0), 44_100, "MP3")
-    decoded, info, warnings = decode(damaged(path, lambda b: prefix + b))
-    assert info.codec == "mp3" and warnings == ()
-    assert abs(len(decoded) - 2 * 44_100) < 3_000
 
 
 def test_a_wrong_total_in_a_flac_is_not_believed(tmp_path):
@@ -334,13 +164,6 @@ def test_what_may_not_be_read(tmp_path):
     path = write_soundfile(tmp_path / "a", sine(), 44_100, "WAV")
     path.chmod(0)
     assert reason_of(path) is Reason.PERMISSION_DENIED
-
-
-def test_ffmpeg_says_nothing_on_stderr(tmp_path, capfd):
-    path = write_pyav(tmp_path / "a", sine(2.0), 44_100, "ipod", "aac")
-    damaged(path, lambda b: b[:3_000] + bytes(2_000) + b[5_000:])
-    decode(path)
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.skipif(not HARD.is_dir(), reason=f"no {HARD.name}/ beside the repository")

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from transforms.errors import CheckpointError, FrontEndError
-from transforms.models.front_end import PRESETS, FrontEnd, load_front_end
+from transforms.models.front_end import (
+    FRONT_END_FILE,
+    PRESETS,
+    TYPE,
+    TYPE_KEY,
+    FrontEnd,
+    load_front_end,
+)
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 THRESHOLD_KEY = "unknown_threshold"
@@ -84,12 +91,12 @@ def load_checkpoint(
     config = _read_config(folder)
     front_end = _choose_front_end(folder, front_end_preset)
     front_end = front_end.changed(**(front_end_changes or {}))
-    _check_image_size(folder, config, front_end)
+    check_image_size(folder, config, front_end)
     return Checkpoint(
         folder=folder,
         labels=_labels(folder, config),
         front_end=front_end,
-        unknown_threshold=_threshold(folder, config),
+        unknown_threshold=read_threshold(folder, config),
         embedding_size=int(config["hidden_size"]),
         fingerprint=_fingerprint(folder, config),
     )
@@ -131,25 +138,42 @@ def _choose_front_end(folder: Path, preset: str | None) -> FrontEnd:
 
 
 def _states_front_end(folder: Path) -> bool:
-    """Whether there is a front end of ours, and not an image processor's settings."""
+    """Whether there is a front end of ours, even a damaged one, or an image processor's."""
+    path = folder / FRONT_END_FILE
     try:
-        return load_front_end(folder) is not None
-    except FrontEndError:
+        content = json.loads(path.read_text())
+    except ValueError:
+        return True  # nobody knows whose it was
+    except FileNotFoundError:
         return False
+    return isinstance(content, dict) and content.get(TYPE_KEY) == TYPE
 
 
 def _labels(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
-    by_index = {int(index): str(label) for index, label in config["id2label"].items()}
+    try:
+        by_index = {int(index): str(label) for index, label in config["id2label"].items()}
+    except (AttributeError, ValueError):
+        by_index = {}
     if sorted(by_index) != list(range(len(by_index))) or not by_index:
         raise CheckpointError(f"{folder}: id2label must number its labels from 0 without a gap")
-    return tuple(by_index[index] for index in range(len(by_index)))
+    labels = tuple(by_index[index] for index in range(len(by_index)))
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise CheckpointError(f"{folder}: id2label names more than one logit {', '.join(twice)}")
+    return labels
 
 
-def _threshold(folder: Path, config: dict[str, Any]) -> float:
-    threshold = float(config.get(THRESHOLD_KEY, 0.0))
-    if not 0.0 <= threshold < 1.0:
-        raise CheckpointError(f"{folder}: {THRESHOLD_KEY} must be in [0, 1), not {threshold}")
-    return threshold
+def read_threshold(folder: Path, config: dict[str, Any]) -> float:
+    """The threshold that a configuration states, in [0, 1).
+
+    Raises
+    ------
+    CheckpointError
+        If it is out of range.
+    """
+    threshold = config.get(THRESHOLD_KEY, 0.0)
+    if not isinstance(threshold, (int, float)) or not 0.0 <= threshold < 1.0:
+        raise CheckpointError(f"{folder}: {THRESHOLD_KEY} must be in [0, 1), not {threshold!r}")
+    return float(threshold)
 
 
 def image_size(config: dict[str, Any]) -> tuple[int, int]:
@@ -159,7 +183,8 @@ def image_size(config: dict[str, Any]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _check_image_size(folder: Path, config: dict[str, Any], front_end: FrontEnd) -> None:
+def check_image_size(folder: Path, config: dict[str, Any], front_end: FrontEnd) -> None:
+    """Raise CheckpointError unless the front end makes the images that the model takes."""
     wants, gets = image_size(config), (front_end.image_height, front_end.image_width)
     if wants != gets:
         raise CheckpointError(

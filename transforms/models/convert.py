@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transforms.errors import CheckpointError
-from transforms.models.checkpoint import THRESHOLD_KEY
+from transforms.models.checkpoint import THRESHOLD_KEY, check_image_size, read_threshold
 from transforms.models.front_end import FrontEnd
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ _EMBEDDINGS = {
     "encoder.pos_embedding": "vit.embeddings.position_embeddings",
     "encoder.ln.weight": "vit.layernorm.weight",
     "encoder.ln.bias": "vit.layernorm.bias",
+}
+_SIZED = {  # what configuration() reads sizes from
+    "vit.embeddings.patch_embeddings.projection.weight",
+    "vit.embeddings.position_embeddings",
+    "vit.layers.0.mlp.fc1.weight",
+    "classifier.weight",
 }
 _MODULES = {
     "ln_1": "layernorm_before",
@@ -67,6 +73,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path}: holds no state dict")
+    if not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
+        raise CheckpointError(f"{path}: holds more than tensors; save model.state_dict() alone")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
@@ -116,8 +124,10 @@ def configuration(tensors: Mapping[str, torch.Tensor], labels: Sequence[str]) ->
     Raises
     ------
     CheckpointError
-        If the number of labels is not that of the logits.
+        If a tensor is missing, or the number of labels is not that of the logits.
     """
+    if missing := sorted(_SIZED - tensors.keys()):
+        raise CheckpointError(f"tensors are missing that become {', '.join(missing)}")
     hidden_size, channels, patch_height, patch_width = tensors[
         "vit.embeddings.patch_embeddings.projection.weight"
     ].shape
@@ -168,13 +178,16 @@ def convert(
     Raises
     ------
     CheckpointError
-        If the file is not such a state dict, or does not fit the labels.
+        If the file is not such a state dict, does not fit the labels or the front end, or the
+        threshold is out of range.
     """
     from transformers import ViTConfig, ViTForImageClassification
 
     tensors = convert_state_dict(read_state_dict(source))
-    config = ViTConfig(**configuration(tensors, labels), **{THRESHOLD_KEY: unknown_threshold})
-    model = ViTForImageClassification(config)
+    settings = configuration(tensors, labels) | {THRESHOLD_KEY: unknown_threshold}
+    check_image_size(source, settings, front_end)
+    read_threshold(source, settings)
+    model = ViTForImageClassification(ViTConfig(**settings))
     try:
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

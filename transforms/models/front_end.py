@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,7 +18,7 @@ from typing import Any, Literal, get_args
 from transforms.errors import FrontEndError
 
 FRONT_END_FILE = "preprocessor_config.json"
-_TYPE_KEY, _TYPE = "feature_extractor_type", "LogMelFrontEnd"
+TYPE_KEY, TYPE = "feature_extractor_type", "LogMelFrontEnd"
 
 ChannelRule = Literal["mean", "first"]
 Denoise = Literal["none", "spectral_gate"]
@@ -52,11 +53,16 @@ class FrontEnd:
     normalize_peak: bool = False  # scale the window's peak to 1.0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
         for name in ("sample_rate_hz", "n_fft", "hop_length", "n_mels", "top_db",
                      "image_height", "image_width", "window_seconds", "hop_seconds"):
             value = getattr(self, name)
-            if not value > 0:
+            if not 0 < value < math.inf:
                 raise FrontEndError(f"front end: {name} must be positive, not {value}")
+        for name in ("window_seconds", "hop_seconds"):
+            if getattr(self, name) * self.sample_rate_hz < 1:
+                raise FrontEndError(f"front end: {name} must be one sample at least")
         if not 0 <= self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
             raise FrontEndError(
                 f"front end: need 0 <= fmin_hz < fmax_hz <= sample_rate_hz / 2, not "
@@ -98,8 +104,19 @@ class FrontEnd:
 
     def save(self, folder: Path) -> None:
         """Write ``preprocessor_config.json`` into ``folder``."""
-        content = {_TYPE_KEY: _TYPE, **dataclasses.asdict(self)}
+        content = {TYPE_KEY: TYPE, **dataclasses.asdict(self)}
         (folder / FRONT_END_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _typed(field: dataclasses.Field[Any], value: Any) -> Any:
+    """``value`` if it has the field's type; a whole number may stand for a float, as in JSON."""
+    expected = str(field.type)
+    if "float" in expected and type(value) is int:
+        value = float(value)
+    kinds = {"int": (int,), "float": (float,), "float | None": (float, type(None)), "bool": (bool,)}
+    if type(value) not in kinds.get(expected, (str,)):  # type(): True is no sample rate
+        raise FrontEndError(f"front end: {field.name} must be {expected}, not {value!r}")
+    return value
 
 
 def load_front_end(folder: Path) -> FrontEnd | None:
@@ -118,9 +135,9 @@ def load_front_end(folder: Path) -> FrontEnd | None:
         content: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise FrontEndError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict) or content.pop(_TYPE_KEY, None) != _TYPE:
+    if not isinstance(content, dict) or content.pop(TYPE_KEY, None) != TYPE:
         raise FrontEndError(
-            f"{path} states no log-mel front end ({_TYPE_KEY} is not {_TYPE}); "
+            f"{path} states no log-mel front end ({TYPE_KEY} is not {TYPE}); "
             f"state one with --front_end={'|'.join(PRESETS)}"
         )
     fields = {f.name: f for f in dataclasses.fields(FrontEnd)}
@@ -149,6 +166,20 @@ PRESETS: dict[str, FrontEnd] = {
         hop_seconds=30.0,
         windows="all",
         remove_dc=False,
+    ),
+    # Ten seconds as 32 short-time spectra of 0.3 s: what the shipped genre model sees.
+    "spectra": FrontEnd(
+        sample_rate_hz=22_050,
+        n_fft=2_048,
+        hop_length=512,
+        n_mels=128,
+        fmin_hz=0.0,
+        fmax_hz=11_025.0,
+        top_db=80.0,
+        image_height=128,
+        image_width=32,
+        window_seconds=10.0,
+        hop_seconds=5.0,
     ),
 }
 

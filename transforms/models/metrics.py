@@ -85,6 +85,32 @@ def calibration_error(
     return float(np.sum(gaps))
 
 
+def merge_labels(
+    truth: IntArray, scores: FloatArray, labels: Sequence[str], merged: Sequence[str]
+) -> tuple[IntArray, FloatArray, list[str]]:
+    """Treat several labels as one: its score is the sum of theirs.
+
+    Returns
+    -------
+    truth, scores, labels
+        The merged label, named "a+b", comes last.
+
+    Raises
+    ------
+    ValueError
+        If ``merged`` names a label that is not there.
+    """
+    if missing := sorted(set(merged) - set(labels)):
+        raise ValueError(f"no such labels: {', '.join(missing)}")
+    kept = [index for index, label in enumerate(labels) if label not in merged]
+    gone = [index for index, label in enumerate(labels) if label in merged]
+    new_index = np.full(len(labels), len(kept))
+    new_index[kept] = np.arange(len(kept))
+    together = scores[:, gone].sum(axis=1, keepdims=True)
+    names = [*(labels[index] for index in kept), "+".join(labels[index] for index in gone)]
+    return new_index[truth], np.concatenate([scores[:, kept], together], axis=1), names
+
+
 def evaluate(
     truth: IntArray,
     scores: FloatArray,

@@ -48,8 +48,10 @@ def resolve_precision(precision: Precision, device: str) -> Literal["float32", "
         return precision
     if device == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    capability = torch.cpu.get_capabilities()
-    fast = capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16")
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older PyTorch, which cannot tell
+        return "float32"
+    capabilities = torch.cpu.get_capabilities()
+    fast = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return "bfloat16" if fast else "float32"
 
 
@@ -122,6 +124,7 @@ def load_vit(folder: Path) -> Any:
         If tensors are missing, left over or of another shape than config.json says.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import ViTForImageClassification
     from transformers.utils import logging as transformers_logging
 
@@ -131,10 +134,11 @@ def load_vit(folder: Path) -> Any:
             folder,
             local_files_only=True,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # then they are named in the report
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot load the weights: {error}") from error
     problems = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
     if problems:

@@ -1,0 +1,135 @@
+"""What a training leaves beside the weights: training.json, two pictures and the model card."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.evaluate import to_text
+from pipeline.fit import FoldResult, Recipe, TrainingSet, out_of_fold_scores
+from pipeline.plots import plot_confusion, plot_learning_curves
+from transforms.models.metrics import Evaluation, evaluate, merge_labels
+from transforms.models.vit_training import Trained
+
+_CARD = """\
+---
+license: other
+library_name: transformers
+tags: [audio-classification, music, vit]
+---
+# {name}
+
+A small ViT that labels music with one of {count} genres: {labels}; or `unknown` where its best
+score is under {threshold:.2f}. {parameters:,} parameters, {window:g} s of sound per image.
+
+## What it can and cannot do
+
+- It was trained on {tracks} tracks by {artists} artists and on nothing else. It knows no genre
+  but these, and no recording practice but that of these tracks.
+- Its scores are calibrated on artists that it had not seen (temperature {temperature:.2f}).
+- It is a demonstration of the pipeline and a baseline, not a judge of music: see the confusion
+  matrix for what it mixes up.
+
+## Training data
+
+{terms}
+
+## Cross-validation
+
+{figures}
+
+## How it was made
+
+    {command}
+
+Software version {version}. All settings and the learning curves are in `training.json`.
+"""
+
+
+def _evaluations(
+    data: TrainingSet, folds: Sequence[FoldResult], temperature: float, merge: str | None
+) -> dict[str, Evaluation]:
+    scores = out_of_fold_scores(data, folds, temperature)
+    groups = [str(fold) for fold in data.folds]
+    found = {"all labels": evaluate(data.truth, scores, data.labels, groups)}
+    if merge:
+        merged = merge_labels(data.truth, scores, data.labels, merge.split("+"))
+        found[f"{merge} as one"] = evaluate(*merged, groups)
+    return found
+
+
+def report(
+    options: argparse.Namespace,
+    recipe: Recipe,
+    data: TrainingSet,
+    folds: Sequence[FoldResult],
+    trained: Trained,
+    temperature: float,
+    threshold: float,
+) -> dict[str, Any]:
+    """Everything that training.json states."""
+    evaluations = _evaluations(data, folds, temperature, options.merge) if folds else {}
+    return {
+        "name": options.output.name,
+        "command": shlex.join(["python", "-m", "pipeline.train", *sys.argv[1:]]),
+        "version": __version__,
+        "labels": list(data.labels),
+        "tracks": len(data.truth),
+        "artists": len(set(data.artists)),
+        "terms": options.terms,
+        "recipe": dataclasses.asdict(recipe),
+        "parameters": sum(p.numel() for p in trained.model.parameters()),
+        "temperature": temperature,
+        "unknown_threshold": threshold,
+        "steps": trained.best_step,
+        "cross_validation": {name: dataclasses.asdict(e) for name, e in evaluations.items()},
+        "fold_curves": [fold.trained.curve for fold in folds],
+        "curve": trained.curve,
+    }
+
+
+def write(folder: Path, content: dict[str, Any], folds: Sequence[FoldResult]) -> None:
+    """Write training.json, README.md and, after a cross-validation, the pictures."""
+    (folder / "training.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "README.md").write_text(card(content))
+    if folds:
+        evaluation = Evaluation(**content["cross_validation"]["all labels"])
+        plot_confusion(evaluation, "cross-validation", folder / "confusion.png")
+        plot_learning_curves(content["fold_curves"], folder / "learning_curves.png")
+
+
+def card(content: dict[str, Any]) -> str:
+    """The model card, Markdown."""
+    return _CARD.format(
+        name=content["name"],
+        count=len(content["labels"]),
+        labels=", ".join(content["labels"]),
+        threshold=content["unknown_threshold"],
+        parameters=content["parameters"],
+        window=content["recipe"]["front_end"]["window_seconds"],
+        tracks=content["tracks"],
+        artists=content["artists"],
+        temperature=content["temperature"],
+        terms=content["terms"],
+        figures=_figures(content["cross_validation"]),
+        command=content["command"],
+        version=content["version"],
+    )
+
+
+def _figures(evaluations: dict[str, dict[str, Any]]) -> str:
+    if not evaluations:
+        return "Not cross-validated."
+    parts = []
+    for name, fields in evaluations.items():
+        evaluation = Evaluation(**fields)
+        text = "\n".join(f"    {line}".rstrip() for line in to_text(evaluation).splitlines())
+        parts.append(f"With {name}:\n\n{text}")
+    return "\n\n".join(parts)

@@ -1,0 +1,145 @@
+"""Train a small ViT on labelled tracks: ``python -m pipeline.train --data=... --output=...``.
+
+First it cross-validates over folds that share no artist, then it trains the model that is
+written on all tracks, for as many steps as the folds needed. The windows come from the stages
+that label (pipeline.prepare); docs/models.md says what was tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.logs import set_up_logging
+from pipeline.options import available_cores
+from transforms.errors import UsageError
+from transforms.models.front_end import PRESETS
+
+EXIT_DONE, EXIT_WRONG_CALL = 0, 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``python -m pipeline.train``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="TABLE|FOLDER",
+        help="a table with uri (or path), label (or genre) and, where known, artist and fold; or a "
+        "folder with one sub-folder per label (LABEL/ARTIST/track or LABEL/track)",
+    )
+    parser.add_argument("--root", metavar="FOLDER", help="for relative uris in the table")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="CHECKPOINT", help="a new folder"
+    )
+    parser.add_argument(
+        "--front_end",
+        choices=sorted(PRESETS),
+        default="spectra",
+        help="preset, saved beside the weights (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="most training steps (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--cross_validate",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="without it the model trains for all the steps, and its card has no figures",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=available_cores(),
+        metavar="N",
+        help="of PyTorch (default: the cores, here %(default)s)",
+    )
+    parser.add_argument(
+        "--merge",
+        metavar="A+B",
+        help="report the accuracy with these labels taken as one, too",
+    )
+    parser.add_argument(
+        "--terms",
+        default="not stated",
+        metavar="TEXT",
+        help="source and licence of the training tracks, for the model card",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; returns the exit status, 0 or 2."""
+    options = build_parser().parse_args(argv)
+    set_up_logging()
+    try:
+        if options.output.exists():
+            raise UsageError(f"--output={options.output} is there already; nothing is overwritten")
+        train(options)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG_CALL
+    print(f"checkpoint: {options.output}")
+    return EXIT_DONE
+
+
+def train(options: argparse.Namespace) -> None:
+    """Prepare, cross-validate, train on everything, write the checkpoint and its card."""
+    import torch
+
+    from pipeline import model_card
+    from pipeline.fit import Recipe, calibrate, fit, load_training_set
+    from pipeline.labelled import load_labelled
+    from transforms.models.vit_training import save_checkpoint, sharpen
+
+    torch.set_num_threads(options.threads)
+    recipe = Recipe(front_end=PRESETS[options.front_end], seed=options.seed)
+    if options.steps is not None:
+        settings = dataclasses.replace(recipe.settings, steps=options.steps)
+        recipe = dataclasses.replace(recipe, settings=settings)
+    tracks = load_labelled(options.data, options.root)
+    say(f"{len(tracks)} tracks of {len({t.artist for t in tracks})} artists: making windows")
+    data = load_training_set(tracks, recipe)
+    folds = _cross_validate(data, recipe) if options.cross_validate else []
+    temperature, threshold = calibrate(data, folds) if folds else (1.0, 0.0)
+    steps = int(np.median([fold.trained.best_step for fold in folds])) if folds else None
+    say(f"training on all {len(tracks)} tracks")
+    trained = fit(data, np.arange(len(tracks)), recipe, stop_after=steps)
+    sharpen(trained.model, temperature)
+    save_checkpoint(trained.model, options.output, recipe.front_end, threshold)
+    report = model_card.report(options, recipe, data, folds, trained, temperature, threshold)
+    model_card.write(options.output, report, folds)
+
+
+def _cross_validate(data: Any, recipe: Any) -> list[Any]:
+    from pipeline.fit import cross_validate, out_of_fold_scores
+
+    folds = []
+    for result in cross_validate(data, recipe):
+        folds.append(result)
+        predicted = out_of_fold_scores(data, [result])[result.tracks].argmax(axis=1)
+        accuracy = (predicted == data.truth[result.tracks]).mean()
+        say(f"fold {result.fold}: accuracy {accuracy:.3f}, stopped at {result.trained.best_step}")
+    return folds
+
+
+def say(text: str) -> None:
+    """A line of progress, with the time."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
