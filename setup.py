@@ -29,7 +29,9 @@ REQUIRES = [
     "librosa>=0.11,<0.12",  # mel filter banks and spectrograms as the published recipes made them
     "soundfile>=0.13,<1",  # decodes WAV, FLAC, Ogg and MP3; its wheels bring libsndfile
     "soxr>=0.5,<2",  # resampling
-    "av>=15,<20",  # decodes what soundfile cannot (AAC, ALAC, WMA…); its wheels bring FFmpeg
+    # Decodes what soundfile cannot (AAC, ALAC, WMA…); its wheels bring FFmpeg. Version 19 no longer
+    # takes the argument metadata_errors, which transforms/pyav_reader.py passes.
+    "av>=15,<19",
     "scipy>=1.14,<2",  # filters
     "torch>=2.6,<3",  # runs the models
     "transformers>=5,<6",  # the vision transformer and its checkpoint format

@@ -17,7 +17,7 @@ from pipeline import __version__, run_record
 from pipeline.graph import LabelJob, build_pipeline
 from pipeline.options import LabelConfig
 from pipeline.progress import Progress
-from pipeline.runner import beam_options, make_runner, threads_per_worker
+from pipeline.runner import Interrupts, beam_options, check_runner, make_runner, threads_per_worker
 from transforms.books import read_books
 from transforms.errors import UsageError
 from transforms.journal import count_rows
@@ -39,6 +39,7 @@ def prepare(config: LabelConfig) -> LabelJob:
         In one line, what is wrong and what to do.
     """
     FileSystems.set_options(beam_options(config))
+    check_runner(config.runner)
     checkpoint = load_checkpoint(
         config.model,
         front_end_preset=config.front_end_preset,
@@ -111,8 +112,9 @@ def run(job: LabelJob) -> int:
 
     try:
         result = _run_graph(job)
-    except BaseException:
-        record("failed", books=None, timings={})
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        record(status, books=None, timings={})
         raise
     books = read_books(job.books_path)
     record("done", books=books, timings=run_record.stage_timings(result))
@@ -135,7 +137,7 @@ def _run_graph(job: LabelJob) -> Any:
         count_inputs=lambda: count_inputs(job.config),
         style=job.config.progress,
     )
-    with progress:
+    with progress, Interrupts():
         pipeline = beam.Pipeline(runner=make_runner(job.config, options), options=options)
         build_pipeline(pipeline, job)
         result = pipeline.run()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
+import sys
 
 _NOISE = (
     "apitools not found",  # Beam, of a client that this program does not use
@@ -28,3 +30,19 @@ def set_up_logging() -> None:
         format="%(levelname)s %(name)s: %(message)s",
         handlers=[handler],
     )
+
+
+def quiet_native_libraries() -> None:
+    """Let only Python write to stderr: decoders in C print a line for each broken MP3 frame.
+
+    What is wrong with a file stands in its row (``decode_warnings``, ``reason``). A crash still
+    prints Python's stack. With LOG_LEVEL=DEBUG nothing is taken away.
+    """
+    if os.environ.get("LOG_LEVEL", "").upper() == "DEBUG":
+        return
+    own = os.fdopen(os.dup(2), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    sys.stderr = own
+    faulthandler.enable(own)

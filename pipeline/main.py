@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pipeline.logs import set_up_logging
+from pipeline.logs import quiet_native_libraries, set_up_logging
 from pipeline.options import parse_options
 from transforms.errors import UsageError
 
-EXIT_WRONG_CALL = 2
+EXIT_WRONG_CALL, EXIT_INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,8 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_WRONG_CALL
-    return job.run(prepared)
+    try:
+        return job.run(prepared)
+    except KeyboardInterrupt:
+        print("interrupted: this run has written no results", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":
+    quiet_native_libraries()
     sys.exit(main())

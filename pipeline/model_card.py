@@ -26,8 +26,9 @@ tags: [audio-classification, music, vit]
 ---
 # {name}
 
-A small ViT that labels music with one of {count} genres: {labels}; or `unknown` where its best
-score is under {threshold:.2f}. {parameters:,} parameters, {window:g} s of sound per image.
+A small ViT that labels music with one of {count} genres ({labels}),
+or `unknown` where its best score is under {threshold:.2f}.
+{parameters:,} parameters, {window:g} s of sound per image.
 
 ## What it can and cannot do
 

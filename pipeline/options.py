@@ -24,7 +24,7 @@ _EPILOG = """\
 Options that are not listed here go to Apache Beam (--flink_master, --s3_endpoint_url, ...).
 
 exit status: 0 done, failed tracks are rows of OUTPUT/failures; 2 a wrong call, nothing was
-done; 3 more failures than --max_failure_rate allows; 1 anything else
+done; 3 more failures than --max_failure_rate allows; 130 interrupted; 1 anything else
 """
 
 
@@ -74,6 +74,15 @@ def _share(text: str) -> float:
 _share.__name__ = "share from 0 to 1"
 
 
+def _path(text: str) -> str:
+    if not text.strip():  # an unset shell variable would mean this folder, or the root
+        raise ValueError
+    return text
+
+
+_path.__name__ = "path"
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     try:
@@ -107,12 +116,15 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         "--input",
         action="append",
         required=True,
+        type=_path,
         metavar="GLOB|FOLDER|MANIFEST",
         help="what to label; may be repeated. A glob in quotes (** is any depth), a folder (every "
         "file in it that may be audio), or a manifest (.csv, .jsonl, .parquet) with a column uri, "
         "an optional track_id, and others that go through to the result",
     )
-    group.add_argument("--output", required=True, metavar="FOLDER", help="where the results go")
+    group.add_argument(
+        "--output", required=True, type=_path, metavar="FOLDER", help="where the results go"
+    )
     group.add_argument(
         "--root", metavar="FOLDER", help="for relative uris in manifests (default: the manifest's)"
     )

@@ -1,10 +1,14 @@
-"""Which Beam runner a run uses, and with which Beam options."""
+"""Which Beam runner a run uses, with which Beam options, and what ends it early."""
 
 from __future__ import annotations
 
+import _thread
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType, TracebackType
 
 import apache_beam as beam
 from apache_beam.options import pipeline_options
@@ -12,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_provision_api_pb2 as provision
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
-from apache_beam.runners.runner import PipelineRunner
+from apache_beam.runners.runner import PipelineRunner, create_runner
 from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
 
 from pipeline.options import LabelConfig, available_cores
@@ -52,6 +56,19 @@ def threads_per_worker(config: LabelConfig) -> int:
     return max(1, available_cores() // config.workers)
 
 
+def check_runner(name: str) -> None:
+    """Fail before any work if Beam has no such runner, or lacks what it needs.
+
+    Raises
+    ------
+    UsageError
+    """
+    try:
+        create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UsageError(f"--runner={name}: {' '.join(str(error).split())}") from error
+
+
 def make_runner(config: LabelConfig, options: PipelineOptions) -> PipelineRunner | str:
     """The runner: Beam's in-process FnApiRunner for DirectRunner, else by its name.
 
@@ -82,5 +99,47 @@ def _worker_environment(workers: int) -> Environment | None:
     """Several workers are processes of their own; one shares this process."""
     if workers == 1:
         return None
-    command = f"{shlex.quote(sys.executable)} -m pipeline.worker"
+    command = f"exec {shlex.quote(sys.executable)} -m pipeline.worker"
     return SubprocessSDKEnvironment.from_command_string(command)
+
+
+class Interrupts:
+    """Ends a run at once when it is interrupted from the keyboard or a worker process dies.
+
+    Beam waits for the other workers' bundles after the death of one, which may be most of the
+    run, and turns an interrupt inside a stage into a RuntimeError. To be used in the main thread.
+    """
+
+    def __init__(self) -> None:
+        self._interrupted = False
+        self._death: BaseException | None = None
+
+    def __enter__(self) -> Interrupts:
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
+        self._handler = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGINT, self._handler)
+        if error is None:
+            threading.excepthook = self._hook  # else the other workers' ends are of no interest
+        elif self._death is not None:
+            raise RuntimeError(f"a worker process died, of too little memory? {self._death}")
+        elif self._interrupted:
+            raise KeyboardInterrupt from None
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        if args.thread is None or args.thread.name != "run_worker":  # Beam's name
+            self._hook(args)
+        elif not self._interrupted:
+            self._death = args.exc_value
+            _thread.interrupt_main()

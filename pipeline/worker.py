@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import sys
 
+from pipeline.logs import quiet_native_libraries
+
 
 def main() -> None:
     """Run Beam's SDK worker, as its environment variables say."""
+    quiet_native_libraries()
     logging.getLogger().addHandler(logging.NullHandler())
     from apache_beam.runners.worker import sdk_worker_main
 

