@@ -24,7 +24,11 @@ from transforms.augment import (
 )
 from transforms.errors import InputError
 from transforms.models.front_end import FrontEnd
-from transforms.models.statistics import StatisticsTeacher, image_statistics
+from transforms.models.statistics import (
+    StatisticsTeacher,
+    image_statistics,
+    statistics_weights,
+)
 from transforms.models.vit_training import (
     Batch,
     Trained,
@@ -69,7 +73,7 @@ class TrainingSet:
     truth: IntArray  # (tracks,) label indices
     artists: tuple[str, ...]
     folds: IntArray  # (tracks,)
-    segments: list[list[npt.NDArray[np.float16]]]  # by track: (n_mels, frames), decibels
+    segments: list[list[npt.NDArray[np.float16]]]  # by track: (n_mels, frames), -1 to 1
     windows: WindowSet  # what labelling would see
 
     def of(self, tracks: IntArray) -> tuple[FloatArray, IntArray]:
@@ -103,15 +107,15 @@ def load_training_set(tracks: Sequence[LabelledTrack], recipe: Recipe) -> Traini
 
 def _segments(uris: Sequence[str], recipe: Recipe) -> list[list[npt.NDArray[np.float16]]]:
     """By track, segments that are long enough for the longest crop."""
-    found = prepare_windows(uris, segment_front_end(recipe.front_end, SEGMENT_SECONDS))
+    front_end = segment_front_end(recipe.front_end, SEGMENT_SECONDS)
+    found = prepare_windows(uris, front_end, dtype="float16")
     longest = recipe.frames(recipe.augmentation.stretch)
     frames_per_second = recipe.front_end.sample_rate_hz / recipe.front_end.hop_length
     segments: list[list[npt.NDArray[np.float16]]] = [[] for _ in uris]
     for image, track, content_s in zip(found.images, found.track, found.content_s, strict=True):
         held = int(content_s * frames_per_second)
         if held >= longest or not segments[track]:  # a short track keeps its padding
-            decibels = segment_decibels(image[:, : max(held, longest)])
-            segments[track].append(decibels.astype(np.float16))
+            segments[track].append(image[:, : max(held, longest)])
     return segments
 
 
@@ -136,7 +140,8 @@ class Crops:
 
     def _segment(self, track: int) -> FloatArray:
         segments = self._data.segments[track]
-        return segments[int(self._rng.integers(len(segments)))].astype(np.float32)
+        segment = segments[int(self._rng.integers(len(segments)))]
+        return segment_decibels(segment.astype(np.float32))
 
     def plain(self, tracks: IntArray) -> FloatArray:
         """One unchanged crop of each track, (tracks, height, width)."""
@@ -172,6 +177,7 @@ class Crops:
         how, size = self._recipe.augmentation, self._recipe.batch_size
         sample = image_statistics(self.augmented(self._tracks, how.stretch))
         mean, deviation = sample.mean(axis=0), sample.std(axis=0) + 1e-6
+        scale = np.sqrt(statistics_weights())  # a scaled target is a weighted square error
         queue = np.empty(0, dtype=np.int64)
         while True:
             while len(queue) < size:
@@ -180,7 +186,7 @@ class Crops:
             queue = queue[size:]
             statistics = image_statistics(images)
             side = np.clip((statistics - mean) / deviation, -5, 5)
-            yield Batch(mask(images, how, self._rng), teacher.predict(statistics), side)
+            yield Batch(mask(images, how, self._rng), teacher.predict(statistics), side * scale)
 
 
 def fit(

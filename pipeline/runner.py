@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import logging
 import shlex
 import signal
 import sys
@@ -135,11 +135,14 @@ class Interrupts:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupted = True
+        logging.disable()  # what comes to an end now complains about it
         raise KeyboardInterrupt
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        if self._interrupted:
+            return
         if args.thread is None or args.thread.name != "run_worker":  # Beam's name
             self._hook(args)
-        elif not self._interrupted:
+        else:
             self._death = args.exc_value
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -78,8 +78,12 @@ def _open_dataset(local: Path) -> ds.Dataset:
         return ds.dataset(local, format=kind)
     # An identifier such as 007 must stay a string.
     as_text = dict.fromkeys((*URI_COLUMNS, TRACK_ID_COLUMN), pa.string())
-    convert = pa.csv.ConvertOptions(column_types=as_text, strings_can_be_null=True)
-    return ds.dataset(local, format=ds.CsvFileFormat(convert_options=convert))
+    # Only an empty cell is missing: NA is a country, None and Null are people.
+    convert = pa.csv.ConvertOptions(
+        column_types=as_text, null_values=[""], strings_can_be_null=True
+    )
+    parse = pa.csv.ParseOptions(newlines_in_values=True)
+    return ds.dataset(local, format=ds.CsvFileFormat(parse_options=parse, convert_options=convert))
 
 
 def _uri_column(path: str, schema: pa.Schema) -> str:
@@ -135,7 +139,15 @@ def check_manifest(path: str) -> tuple[pa.Schema, int]:
             raise _unreadable(path, error) from error
         if rows == 0:
             raise InputError(f"{path}: the manifest has no rows; list at least one uri")
-        return pa.schema([column for _, column in _carried(dataset.schema)]), rows
+        return _distinct(path, [column for _, column in _carried(dataset.schema)]), rows
+
+
+def _distinct(path: str, columns: list[pa.Field]) -> pa.Schema:
+    """The schema of columns, none of whose names comes twice."""
+    names = [column.name for column in columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{path}: more than one column would be named {twice[0]}; rename them")
+    return pa.schema(columns)
 
 
 def read_manifest(path: str, root: str | None = None) -> Iterator[tuple[str | None, Listing]]:

@@ -78,12 +78,10 @@ def match(path: str, limit: int | None = None) -> Iterator[FileMetadata]:
     """
     full = os.path.abspath(path) + "/" * path.endswith("/") if is_local(path) else path
     folder = full.rstrip("/") + "/" if is_folder(full) else None
-    if folder:
-        patterns = [f"{_escape(folder)}**"]
-    elif is_local(full) and Path(full).is_file():  # its name may hold glob characters
-        patterns = [_escape(full)]
-    else:
-        patterns = globstar_variants(full)
+    if not folder and is_local(full) and Path(full).is_file():  # no glob, whatever its name
+        yield FileMetadata(full, Path(full).stat().st_size)
+        return
+    patterns = [f"{_escape(folder)}**"] if folder else globstar_variants(full)
     seen: set[str] = set()
     for pattern in patterns:
         try:
@@ -91,15 +89,24 @@ def match(path: str, limit: int | None = None) -> Iterator[FileMetadata]:
         except (BeamIOError, OSError, ValueError) as error:
             raise InputError(f"--input={path}: cannot be listed: {error}") from error
         for metadata in result.metadata_list:
-            if metadata.path in seen or (folder and is_sidecar(metadata.path, folder)):
+            if folder and not _means(folder, metadata.path):
                 continue
-            seen.add(metadata.path)
-            yield metadata
+            if metadata.path not in seen:
+                seen.add(metadata.path)
+                yield metadata
 
 
 def _escape(folder: str) -> str:
-    """A folder's name with its own glob characters taken literally."""
-    return re.sub(r"([*?\[])", r"[\1]", folder)
+    """A folder's name with its own glob characters in brackets, as good as Beam's globs can.
+
+    A ``[`` needs company: Beam makes a regular expression of which Python warns otherwise.
+    """
+    return re.sub(r"[*?]", r"[\g<0>]", folder.replace("[", r"[\[]"))
+
+
+def _means(folder: str, path: str) -> bool:
+    """Whether a folder input takes this file in; its pattern may match those of others."""
+    return path.startswith(folder) and not is_sidecar(path, folder)
 
 
 def check_inputs(inputs: Iterable[str]) -> None:

@@ -141,11 +141,15 @@ def window_row(
 
 
 def first_failure(failures: Iterable[Failure]) -> Failure:
-    """The failure of the earliest stage; ties by message, so that no order of arrival shows."""
+    """The failure of the earliest stage; ties by message, so that no order of arrival shows.
 
-    def rank(failure: Failure) -> tuple[int, str, str]:
+    Stages that are not this package's come last.
+    """
+
+    def rank(failure: Failure) -> tuple[int, str, str, str]:
         stage = failure.stage.partition("/")[0]
-        return _STAGE_ORDER.index(stage), failure.reason.value, failure.message
+        place = _STAGE_ORDER.index(stage) if stage in _STAGE_ORDER else len(_STAGE_ORDER)
+        return place, stage, failure.reason.value, failure.message
 
     return min(failures, key=rank)
 

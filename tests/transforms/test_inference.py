@@ -130,7 +130,7 @@ def test_neighbours_and_place_change_no_bit(tiny_checkpoint, batch_size, precisi
     (expected,) = handler.run_inference([probe], model)
     for place in range(batch_size):
         for neighbours in (windows(batch_size, seed=1), windows(batch_size, seed=2)):
-            batch = neighbours[:place] + [probe] + neighbours[place + 1 :]
+            batch = [*neighbours[:place], probe, *neighbours[place + 1 :]]
             prediction = list(handler.run_inference(batch, model))[place]
             assert prediction.window_index == 99
             np.testing.assert_array_equal(prediction.log_probs, expected.log_probs)

@@ -265,9 +265,7 @@ def test_stage():
     assert sorted(by_index) == [0, 3]
     window = by_index[3]
     assert (window.uri, window.start_s, window.end_s, window.content_s) == ("a.mp3", 6.0, 8.0, 1.5)
-    np.testing.assert_allclose(
-        window.image, torch_image(SIGNALS["tone"], CCMUSIC), atol=1e-3 / 40
-    )
+    np.testing.assert_allclose(window.image, torch_image(SIGNALS["tone"], CCMUSIC), atol=1e-3 / 40)
     assert np.all(by_index[0].image == 1.0)  # silence is all at its own peak
 
 

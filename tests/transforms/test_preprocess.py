@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import librosa
@@ -46,9 +47,7 @@ def window(samples, rate=RATE, *, start_s=0.0, seconds=None, first_frame=0) -> A
 
 
 def cut(samples, rate, front_end):
-    return list(
-        cut_windows([samples], uri="a.mp3", sample_rate_hz=rate, front_end=front_end)
-    )
+    return list(cut_windows([samples], uri="a.mp3", sample_rate_hz=rate, front_end=front_end))
 
 
 # Channels
@@ -121,7 +120,7 @@ def test_overlapping_windows_agree_where_they_overlap():
     prepared = [prepare(one, front_end) for one in cut(noise(4.0, 48_000), 48_000, front_end)]
     assert len(prepared) == 5
     hop = RATE // 2
-    for before, after in zip(prepared, prepared[1:], strict=False):
+    for before, after in itertools.pairwise(prepared):
         np.testing.assert_allclose(before.samples[hop:], after.samples[:-hop], atol=2e-6)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from functools import partial
 
 import apache_beam as beam
 import pytest
@@ -40,17 +41,24 @@ def found(pattern, base):
     return sorted(os.path.relpath(item.path, base) for item in match(str(pattern)))
 
 
+COLLECTED: dict[str, list] = {}  # FnApiRunner runs in this process
+
+
+def collect(name, item):
+    COLLECTED[name].append(item)
+
+
 def read_all(inputs, *, root=None):
     """Tracks, failures and the duplicates' counter of ReadFiles."""
-    tracks, failures = [], []
-    pipeline = beam.Pipeline(runner="BundleBasedDirectRunner")  # collects in this process
+    COLLECTED.update(tracks=[], failures=[])
+    pipeline = beam.Pipeline(runner="FnApiRunner")
     outputs = pipeline | beam.Create(inputs) | ReadFiles(root=root)
-    outputs.tracks | "T" >> beam.Map(tracks.append)
-    outputs.failures | "F" >> beam.Map(failures.append)
+    for name in COLLECTED:
+        outputs[name] | name >> beam.Map(partial(collect, name))
     result = pipeline.run()
     result.wait_until_finish()
     counters = result.metrics().query(MetricsFilter().with_name(read.DUPLICATES_METRIC))["counters"]
-    return tracks, failures, sum(c.committed for c in counters)
+    return COLLECTED["tracks"], COLLECTED["failures"], sum(c.result for c in counters)
 
 
 TREE = ("x.mp3", "b/y.mp3", "b/c/z.mp3", "b/c/d/w.mp3", "b/c/d/w.flac", "xmp3")
@@ -233,8 +241,8 @@ def test_a_row_without_a_uri_keeps_its_listing_under_its_row_number(tmp_path):
     assert failures == []
     assert {t.uri: t.listings for t in tracks} == {
         f"{tmp_path}/a.mp3": (Listing("1"),),
-        f"{path}#row=1": (Listing("2"),),
-        f"{path}#row=2": (Listing("3"),),
+        f"{path}#row=2": (Listing("2"),),
+        f"{path}#row=3": (Listing("3"),),
     }
 
 

@@ -46,6 +46,16 @@ def image_statistics(images: FloatArray, coefficients: int = 20) -> FloatArray:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
+def statistics_weights(coefficients: int = 20) -> FloatArray:
+    """How much each statistic counts in a regression, float32 (features,), mean 1.
+
+    The many correlations together count as much as the means and deviations together.
+    """
+    plain, pairs = 3 * coefficients, coefficients * (coefficients - 1) // 2
+    weights = np.concatenate([np.ones(plain), np.full(pairs, plain / pairs)])
+    return (weights / weights.mean()).astype(np.float32)
+
+
 class StatisticsTeacher:
     """Logistic regression on a Nystroem map of the RBF kernel, classes weighted equally.
 

@@ -45,7 +45,7 @@ class Batch:
 
     images: FloatArray  # (images, height, width)
     targets: FloatArray  # (images, labels), probabilities
-    statistics: FloatArray  # (images, features), standardised; a side head predicts them
+    statistics: FloatArray  # (images, features), standardised, scaled; a side head predicts them
 
 
 @dataclass

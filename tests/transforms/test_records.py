@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import io
+import json
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from transforms import records
+from transforms.errors import Reason, StageError
+from transforms.records import (
+    AudioWindow,
+    Failure,
+    FailureRow,
+    Listing,
+    PredictionRow,
+    Track,
+    WindowPrediction,
+    WindowRow,
+    row_dict,
+    schema_of,
+)
+
+NOON = dt.datetime(2024, 5, 17, 12, 0, 0, 123_456, tzinfo=dt.timezone.utc)
+
+PREDICTION = PredictionRow(
+    uri="s3://bucket/Björk – Jóga.flac", track_id=None, content_sha256="c0ffee", size_bytes=2**40,
+    duration_s=301.25, sample_rate_hz=192_000, channels=8, container="FLAC", codec="FLAC",
+    decoder="soundfile", decode_warnings=[], label="unknown", confidence=0.25,
+    top_k=[{"label": "pop", "score": 0.25}], scores=[0.25, 0.75], window_count=10, embedding=None,
+    model_fingerprint="m", front_end_fingerprint="f", pipeline_version="1.0", run_id="r",
+    labelled_at=NOON,
+)  # fmt: skip
+WINDOW = WindowRow("a.mp3", "c0ffee", 0, 0.0, 30.0, "pop", 0.5, [0.5, 0.25], "r")
+FAILURE = FailureRow("a.mp3", None, None, "Decode", "corrupt", "why", "r", NOON)
+
+# As docs/output.md and users' queries have them: name and type.
+TEXT, REAL, SCORE = "string", "double", "float"
+TIME = "timestamp[us, tz=UTC]"
+COLUMNS = {
+    PredictionRow: {
+        "uri": TEXT, "track_id": TEXT, "content_sha256": TEXT, "size_bytes": "int64",
+        "duration_s": REAL, "sample_rate_hz": "int32", "channels": "int32", "container": TEXT,
+        "codec": TEXT, "decoder": TEXT, "decode_warnings": "list<item: string>", "label": TEXT,
+        "confidence": SCORE, "top_k": "list<item: struct<label: string, score: float>>",
+        "scores": "list<item: float>", "window_count": "int32",
+        "embedding": "list<item: float>", "model_fingerprint": TEXT,
+        "front_end_fingerprint": TEXT, "pipeline_version": TEXT, "run_id": TEXT,
+        "labelled_at": TIME,
+    },
+    WindowRow: {
+        "uri": TEXT, "content_sha256": TEXT, "window_index": "int32", "start_s": REAL,
+        "end_s": REAL, "label": TEXT, "confidence": SCORE, "scores": "list<item: float>",
+        "run_id": TEXT,
+    },
+    FailureRow: {
+        "uri": TEXT, "track_id": TEXT, "size_bytes": "int64", "stage": TEXT, "reason": TEXT,
+        "message": TEXT, "run_id": TEXT, "failed_at": TIME,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_columns_are_pinned(kind):
+    assert {field.name: str(field.type) for field in schema_of(kind)} == COLUMNS[kind]
+    assert schema_of(kind).names == list(COLUMNS[kind])
+
+
+@pytest.mark.parametrize("row", [PREDICTION, WINDOW, FAILURE], ids=lambda row: type(row).__name__)
+def test_a_row_survives_parquet(row):
+    schema = schema_of(type(row), labels=("pop", "rock"))
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([row_dict(row)], schema=schema), file)
+    table = pq.read_table(file)
+    assert table.to_pylist() == [dataclasses.asdict(row)]
+    assert json.loads(table.schema.metadata[b"labels"]) == ["pop", "rock"]
+
+
+def test_labels_of_any_script():
+    labels = ("ポップ", "música", 'r"n"b')
+    metadata = schema_of(PredictionRow, labels=labels).metadata
+    assert json.loads(metadata[b"labels"].decode("utf-8")) == list(labels)
+
+
+def test_no_labels_no_metadata():
+    assert not schema_of(FailureRow).metadata
+
+
+def test_columns_of_a_manifest_come_last():
+    extra = pa.schema([("album", pa.string()), ("year", pa.int64())])
+    schema = schema_of(PredictionRow, extra=extra)
+    assert schema.names == [*COLUMNS[PredictionRow], "album", "year"]
+    assert schema.field("year").type == pa.int64()
+
+
+def test_row_dict_holds_the_very_values():
+    row = row_dict(PREDICTION)
+    assert row["scores"] is PREDICTION.scores
+    assert list(row) == list(COLUMNS[PredictionRow])
+
+
+def test_a_stages_error_is_a_failure_with_its_reason():
+    error = StageError(Reason.TOO_SHORT, "no full window")
+    assert Failure.of("a.mp3", "Decode", error, 12) == Failure(
+        "a.mp3", "Decode", Reason.TOO_SHORT, "no full window", 12
+    )
+
+
+def test_any_other_error_is_an_internal_one_with_its_type():
+    failure = Failure.of("a.mp3", "Decode", ZeroDivisionError("by 0"))
+    assert failure.reason is Reason.INTERNAL_ERROR
+    assert failure.message == "ZeroDivisionError: by 0"
+    assert failure.size_bytes is None
+
+
+RECORDS = [
+    kind
+    for kind in vars(records).values()
+    if dataclasses.is_dataclass(kind) and kind.__module__ == records.__name__
+]
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_records_are_frozen(kind):
+    record = object.__new__(kind)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.uri = "b.mp3"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Track("a.mp3", 5, (Listing("one", {"year": 1_999, "when": NOON}), Listing())),
+        Failure("a.mp3", "Decode", Reason.CORRUPT, "why", 3),
+        PREDICTION,
+    ],
+    ids=lambda record: type(record).__name__,
+)
+def test_records_travel_between_workers(record):
+    assert pickle.loads(pickle.dumps(record)) == record
+
+
+def test_arrays_travel_between_workers():
+    samples = np.arange(6, dtype=np.float32).reshape(3, 2)
+    window = pickle.loads(pickle.dumps(AudioWindow("a.mp3", 1, 0.0, 1.0, 8_000, 0, samples)))
+    np.testing.assert_array_equal(window.samples, samples)
+    assert window.samples.dtype == np.float32
+    prediction = WindowPrediction("a.mp3", 1, 0.0, 1.0, 1.0, samples[0])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(prediction)).log_probs, samples[0])
+
+
+def test_a_reason_is_written_as_its_code():
+    assert Reason.NOT_AUDIO == "not_audio"
+    assert json.dumps({"reason": Reason.NOT_AUDIO}) == '{"reason": "not_audio"}'
