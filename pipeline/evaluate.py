@@ -23,7 +23,7 @@ from pipeline.logs import set_up_logging
 from pipeline.options import parse_options
 from transforms.errors import UsageError
 from transforms.models.checkpoint import DEFAULT_MODEL
-from transforms.models.metrics import Evaluation, evaluate
+from transforms.models.metrics import Evaluation, evaluate, merge_labels
 
 EXIT_DONE, EXIT_WRONG_CALL = 0, 2
 
@@ -48,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--root", metavar="FOLDER", help="for relative uris in the table")
     parser.add_argument(
+        "--merge", metavar="A+B", help="treat these labels as one, for example pop+rock"
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         default=Path("evaluation"),
@@ -63,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logging()
     try:
         evaluation, failed = evaluate_checkpoint(
-            options.model, options.data, options.root, label_args
+            options.model, options.data, options.root, label_args, options.merge
         )
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -73,9 +76,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate_checkpoint(
-    model: str, data: str, root: str | None = None, label_args: Sequence[str] = ()
+    model: str,
+    data: str,
+    root: str | None = None,
+    label_args: Sequence[str] = (),
+    merge: str | None = None,
 ) -> tuple[Evaluation, int]:
     """Label the tracks with the batch pipeline and compare.
+
+    Parameters
+    ----------
+    model, data, root : str
+        As on the command line.
+    label_args : sequence of str
+        Further options of pipeline.main.
+    merge : str, optional
+        Labels to treat as one, joined by "+".
 
     Returns
     -------
@@ -107,14 +123,23 @@ def evaluate_checkpoint(
         labels = list(prepared.checkpoint.labels)
         if strange := sorted({track.label for track in tracks} - set(labels)):
             raise UsageError(f"--data={data}: {', '.join(strange)}: not among the model's labels")
-        job.run(prepared)
+        job.execute(prepared)
         rows = ds.dataset(f"{folder}/labels/predictions").to_table().to_pylist()
     if not rows:
         raise UsageError(f"--data={data}: none of the {len(tracks)} tracks could be labelled")
     truth = np.array([labels.index(row["true_label"]) for row in rows])
     scores = np.array([row["scores"] for row in rows])
     groups = [row["fold"] for row in rows]
+    if merge is not None:
+        truth, scores, labels = _merged(truth, scores, labels, merge)
     return evaluate(truth, scores, labels, groups), len(tracks) - len(rows)
+
+
+def _merged(truth: Any, scores: Any, labels: list[str], merge: str) -> tuple[Any, Any, list[str]]:
+    try:
+        return merge_labels(truth, scores, labels, merge.split("+"))
+    except ValueError as error:
+        raise UsageError(f"--merge={merge}: {error}") from error
 
 
 def _report(evaluation: Evaluation, failed: int, options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from pipeline.graph import LabelJob, build_pipeline
 from pipeline.options import LabelConfig
 from pipeline.progress import Progress
 from pipeline.runner import Interrupts, beam_options, check_runner, make_runner, threads_per_worker
-from transforms.books import read_books
+from transforms.books import Books, read_books
 from transforms.errors import UsageError
 from transforms.journal import count_rows
 from transforms.manifest import carried_schema, check_manifest, is_local, is_manifest
@@ -67,6 +67,11 @@ def prepare(config: LabelConfig) -> LabelJob:
 
 def _check_writable(output: str) -> None:
     """Write and remove a file under the output folder."""
+    if found := set("*?[") & set(output):
+        raise UsageError(
+            f"--output={output}: Beam takes {' '.join(sorted(found))} for a glob and would fail "
+            "at the end of the run; choose another name"
+        )
     probe = f"{output}/runs/.writable-{secrets.token_hex(4)}"
     try:
         if is_local(output):
@@ -91,12 +96,33 @@ def count_inputs(config: LabelConfig) -> int:
 
 
 def run(job: LabelJob) -> int:
-    """Run the graph, write the run's JSON, print the table.
+    """Execute the job and print its table.
 
     Returns
     -------
     int
         ``EXIT_DONE`` or ``EXIT_TOO_MANY_FAILURES``.
+    """
+    started = time.monotonic()
+    books = execute(job)
+    print(run_record.summary(books, time.monotonic() - started, job.config.output))
+    if books.failure_rate <= job.config.max_failure_rate:
+        return EXIT_DONE
+    print(
+        f"{books.failure_rate:.1%} of the inputs failed, more than --max_failure_rate="
+        f"{job.config.max_failure_rate} allows",
+        file=sys.stderr,
+    )
+    return EXIT_TOO_MANY_FAILURES
+
+
+def execute(job: LabelJob) -> Books:
+    """Run the graph and write the run's JSON, whether it succeeds or not.
+
+    Returns
+    -------
+    Books
+        Balanced counts.
     """
     started_at, started = dt.datetime.now(dt.timezone.utc).isoformat(), time.monotonic()
 
@@ -119,15 +145,7 @@ def run(job: LabelJob) -> int:
     books = read_books(job.books_path)
     record("done", books=books, timings=run_record.stage_timings(result))
     FileSystems.delete([job.journal])
-    print(run_record.summary(books, time.monotonic() - started, job.config.output))
-    if books.failure_rate > job.config.max_failure_rate:
-        print(
-            f"{books.failure_rate:.1%} of the inputs failed, more than --max_failure_rate="
-            f"{job.config.max_failure_rate} allows",
-            file=sys.stderr,
-        )
-        return EXIT_TOO_MANY_FAILURES
-    return EXIT_DONE
+    return books
 
 
 def _run_graph(job: LabelJob) -> Any:

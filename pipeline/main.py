@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from pipeline.logs import quiet_native_libraries, set_up_logging
 from pipeline.options import parse_options
-from transforms.errors import UsageError
+from transforms.errors import CatalogError, UsageError
 
-EXIT_WRONG_CALL, EXIT_INTERRUPTED = 2, 130
+EXIT_FAILED, EXIT_WRONG_CALL, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: this run has written no results", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except CatalogError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from apache_beam.runners.runner import PipelineRunner, create_runner
 from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
 
 from pipeline.options import LabelConfig, available_cores
-from transforms.errors import UsageError
+from transforms.errors import CatalogError, UsageError
 
 
 def beam_options(config: LabelConfig) -> PipelineOptions:
@@ -129,7 +129,9 @@ class Interrupts:
         if error is None:
             threading.excepthook = self._hook  # else the other workers' ends are of no interest
         elif self._death is not None:
-            raise RuntimeError(f"a worker process died, of too little memory? {self._death}")
+            raise CatalogError(
+                f"a worker process died, of too little memory? Try --workers=1. {self._death}"
+            ) from None
         elif self._interrupted:
             raise KeyboardInterrupt from None
 

@@ -53,7 +53,7 @@ def statistics_weights(coefficients: int = 20) -> FloatArray:
     """
     plain, pairs = 3 * coefficients, coefficients * (coefficients - 1) // 2
     weights = np.concatenate([np.ones(plain), np.full(pairs, plain / pairs)])
-    return (weights / weights.mean()).astype(np.float32)
+    return np.asarray(weights / weights.mean(), dtype=np.float32)
 
 
 class StatisticsTeacher:
