@@ -111,6 +111,9 @@ def train(options: argparse.Namespace) -> None:
         settings = dataclasses.replace(recipe.settings, steps=options.steps)
         recipe = dataclasses.replace(recipe, settings=settings)
     tracks = load_labelled(options.data, options.root)
+    labels = {track.label for track in tracks}
+    if options.merge and not set(options.merge.split("+")) <= labels:
+        raise UsageError(f"--merge={options.merge}: the labels are {', '.join(sorted(labels))}")
     say(f"{len(tracks)} tracks of {len({t.artist for t in tracks})} artists: making windows")
     data = load_training_set(tracks, recipe)
     folds = _cross_validate(data, recipe) if options.cross_validate else []
