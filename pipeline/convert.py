@@ -50,6 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SCORE",
         help="best scores under this are labelled unknown, 0 to 1 (default: %(default)s)",
     )
+    parser.add_argument(
+        "--heads",
+        type=int,
+        metavar="N",
+        help="attention heads, which the file does not show (default: heads of 64, as every "
+        "published ViT has)",
+    )
     return parser
 
 
@@ -67,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             labels=options.labels.split(","),
             front_end=front_end,
             unknown_threshold=options.unknown_threshold,
+            heads=options.heads,
         )
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)

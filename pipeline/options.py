@@ -6,6 +6,7 @@ Imports neither Beam nor torch, so that ``--help`` and a wrong call answer at on
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class LabelConfig:
 def _positive(kind: type) -> Any:
     def parse(text: str) -> Any:
         value = kind(text)
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise ValueError
         return value
 
@@ -165,9 +166,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         metavar="WINDOWS",
         help="windows per call of the model (default: %(default)s)",
     )
-    group.add_argument(
-        "--embeddings", action="store_true", help="write each track's embedding too"
-    )
+    group.add_argument("--embeddings", action="store_true", help="write each track's embedding too")
     group.add_argument(
         "--top_k",
         type=_positive(int),
@@ -191,7 +190,11 @@ def _add_front_end(group: argparse._ArgumentGroup) -> None:
         metavar="SECONDS",
         help="between window starts (default: the checkpoint's; with --window_seconds, the window)",
     )
-    group.add_argument("--denoise", choices=("none", "spectral_gate"))
+    group.add_argument(
+        "--denoise",
+        choices=("none", "spectral_gate"),
+        help="spectral_gate lowers what is steady over a window: hiss and hum, but held tones too",
+    )
     group.add_argument(
         "--trim_silence_db",
         type=_positive(float),

@@ -65,7 +65,7 @@ def check_runner(name: str) -> None:
     """
     try:
         create_runner(name)
-    except (ValueError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
         raise UsageError(f"--runner={name}: {' '.join(str(error).split())}") from error
 
 
@@ -112,6 +112,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._interrupted = False
+        self._over = False
         self._death: BaseException | None = None
 
     def __enter__(self) -> Interrupts:
@@ -126,6 +127,7 @@ class Interrupts:
         trace: TracebackType | None,
     ) -> None:
         signal.signal(signal.SIGINT, self._handler)
+        self._over = True
         if error is None:
             threading.excepthook = self._hook  # else the other workers' ends are of no interest
         elif self._death is not None:
@@ -136,12 +138,12 @@ class Interrupts:
             raise KeyboardInterrupt from None
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._interrupted = True
+        self._interrupted = self._over = True
         logging.disable()  # what comes to an end now complains about it
         raise KeyboardInterrupt
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
-        if self._interrupted:
+        if self._over:
             return
         if args.thread is None or args.thread.name != "run_worker":  # Beam's name
             self._hook(args)

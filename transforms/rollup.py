@@ -168,7 +168,10 @@ def find_failure(
         return Failure(uri, STAGE, Reason.INCOMPLETE, message)
     indices = sorted(w.window_index for w in windows)
     if indices != list(range(facts[0].window_count)) or not indices:
-        message = f"{len(indices)} of {facts[0].window_count} windows arrived"
+        distinct = len(set(indices))
+        message = f"{distinct} of {facts[0].window_count} windows arrived"
+        if distinct != len(indices):
+            message = f"{len(indices) - distinct} windows arrived more than once"
         return Failure(uri, STAGE, Reason.INCOMPLETE, message, facts[0].size_bytes)
     return None
 

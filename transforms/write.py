@@ -67,15 +67,19 @@ class WriteToJsonLines(beam.PTransform):  # type: ignore[misc]
     ----------
     folder : str
     run_id : str
+    schema : pyarrow.Schema, optional
+        Its columns come in every line, null where a row has none, as they do in Parquet.
     """
 
     folder: str
     run_id: str
+    schema: pa.Schema | None = None
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        names = () if self.schema is None else tuple(self.schema.names)
         return (
             rows
-            | beam.Map(to_json_line)
+            | beam.Map(lambda row: to_json_line(dict.fromkeys(names) | row))
             | WriteToText(
                 f"{self.folder}/{self.run_id}",
                 file_name_suffix=".jsonl",

@@ -178,7 +178,7 @@ def test_readfiles_as_a_transform(tmp_path):
 def test_a_name_that_is_not_utf8_becomes_a_failure(tmp_path):
     raw = os.fsencode(tmp_path) + b"/caf\xe9.mp3"
     try:
-        with open(raw, "wb") as file:  # noqa: PTH123 (a name in bytes)
+        with open(raw, "wb") as file:
             file.write(b"x")
     except OSError:
         pytest.skip("this file system refuses such names")
@@ -200,7 +200,12 @@ def overlapping(tmp_path):
     rows = ["x.mp3,1,rock", "x.mp3,2,rock", "x.mp3,1,rock", "x.mp3,1,pop"]
     (tmp_path / "one.csv").write_text("\n".join(["uri,track_id,mood", *rows]) + "\n")
     (tmp_path / "two.csv").write_text(f"uri,track_id,mood\n{tmp_path}/x.mp3,1,rock\n")
-    inputs = [f"{tmp_path}/*.mp3", f"{tmp_path}/x.mp3", f"{tmp_path}/one.csv", f"{tmp_path}/two.csv"]
+    inputs = [
+        f"{tmp_path}/*.mp3",
+        f"{tmp_path}/x.mp3",
+        f"{tmp_path}/one.csv",
+        f"{tmp_path}/two.csv",
+    ]
     listings = (
         Listing("1", {"mood": "pop"}),
         Listing("1", {"mood": "rock"}),

@@ -92,9 +92,11 @@ def load_checkpoint(
     front_end = _choose_front_end(folder, front_end_preset)
     front_end = front_end.changed(**(front_end_changes or {}))
     check_image_size(folder, config, front_end)
+    labels = _labels(folder, config)
+    _check_logits(folder, labels)
     return Checkpoint(
         folder=folder,
-        labels=_labels(folder, config),
+        labels=labels,
         front_end=front_end,
         unknown_threshold=read_threshold(folder, config),
         embedding_size=int(config["hidden_size"]),
@@ -160,6 +162,22 @@ def _labels(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise CheckpointError(f"{folder}: id2label names more than one logit {', '.join(twice)}")
     return labels
+
+
+def _check_logits(folder: Path, labels: tuple[str, ...]) -> None:
+    """Compare the labels with the classifier's shape, from the header of the weights alone."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / WEIGHTS_FILE
+    try:
+        with safe_open(path, framework="numpy") as weights:
+            logits = weights.get_slice("classifier.weight").get_shape()[0]
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a ViT classifier's weights: {error}") from error
+    if logits != len(labels):
+        raise CheckpointError(
+            f"{folder}: id2label names {len(labels)} labels, the weights have {logits} logits"
+        )
 
 
 def read_threshold(folder: Path, config: dict[str, Any]) -> float:

@@ -20,7 +20,7 @@ from transforms.models.front_end import FrontEnd
 if TYPE_CHECKING:
     import torch
 
-_HEAD_SIZE = 64  # every ViT of Dosovitskiy et al. (2021), table 1, has heads of 64
+HEAD_SIZE = 64  # every ViT of Dosovitskiy et al. (2021), table 1, has heads of 64
 _LAYER = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.(.+)\.(weight|bias)")
 _EMBEDDINGS = {
     "class_token": "vit.embeddings.cls_token",
@@ -118,8 +118,12 @@ def _convert_layer(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     raise CheckpointError(f"tensor {name!r} is not one of torchvision's VisionTransformer")
 
 
-def configuration(tensors: Mapping[str, torch.Tensor], labels: Sequence[str]) -> dict[str, Any]:
+def configuration(
+    tensors: Mapping[str, torch.Tensor], labels: Sequence[str], heads: int | None = None
+) -> dict[str, Any]:
     """The ViTConfig that fits the converted tensors.
+
+    The tensors do not show the number of attention heads: None means heads of ``HEAD_SIZE``.
 
     Raises
     ------
@@ -135,12 +139,14 @@ def configuration(tensors: Mapping[str, torch.Tensor], labels: Sequence[str]) ->
     logits = tensors["classifier.weight"].shape[0]
     if len(labels) != logits:
         raise CheckpointError(f"the model has {logits} logits, but {len(labels)} labels are given")
+    if heads is not None and hidden_size % heads:
+        raise CheckpointError(f"{heads} heads do not divide a hidden size of {hidden_size}")
     if patch_height != patch_width or round(patches**0.5) ** 2 != patches:
         raise CheckpointError("torchvision's VisionTransformer has square patches and images")
     return {
         "hidden_size": hidden_size,
         "num_hidden_layers": len({n for n in tensors if n.endswith("layernorm_before.weight")}),
-        "num_attention_heads": max(1, hidden_size // _HEAD_SIZE),
+        "num_attention_heads": heads or max(1, hidden_size // HEAD_SIZE),
         "intermediate_size": tensors["vit.layers.0.mlp.fc1.weight"].shape[0],
         "image_size": round(patches**0.5) * patch_height,
         "patch_size": patch_height,
@@ -159,6 +165,7 @@ def convert(
     labels: Sequence[str],
     front_end: FrontEnd,
     unknown_threshold: float = 0.0,
+    heads: int | None = None,
 ) -> None:
     """Write a checkpoint folder with the weights, the labels and the front end.
 
@@ -174,6 +181,8 @@ def convert(
         What the model was trained on.
     unknown_threshold : float
         Best scores under this become the label ``unknown``.
+    heads : int, optional
+        Attention heads, which the tensors do not show; None means heads of ``HEAD_SIZE``.
 
     Raises
     ------
@@ -184,7 +193,7 @@ def convert(
     from transformers import ViTConfig, ViTForImageClassification
 
     tensors = convert_state_dict(read_state_dict(source))
-    settings = configuration(tensors, labels) | {THRESHOLD_KEY: unknown_threshold}
+    settings = configuration(tensors, labels, heads) | {THRESHOLD_KEY: unknown_threshold}
     check_image_size(source, settings, front_end)
     read_threshold(source, settings)
     model = ViTForImageClassification(ViTConfig(**settings))

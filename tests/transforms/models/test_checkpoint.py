@@ -50,11 +50,18 @@ def test_threshold_is_off_where_none_is_stated(folder):
     assert load_checkpoint(str(folder)).unknown_threshold == 0.0
 
 
-def test_labels_are_in_the_order_of_the_logits(folder):
-    names = [f"label {index}" for index in range(11)]  # as text "10" comes before "2"
+def test_labels_and_logits_are_as_many(folder):
+    edit_config(folder, id2label={"0": "one label"})
+    with pytest.raises(CheckpointError, match=f"names 1 labels.* {len(LABELS)} logits"):
+        load_checkpoint(str(folder))
+
+
+def test_labels_are_in_the_order_of_the_logits(tmp_path):
+    names = tuple(f"label {index}" for index in range(11))  # as text "10" comes before "2"
+    folder = make_checkpoint(tmp_path / "eleven", labels=names, front_end=FRONT_END)
     shuffled = {str(index): names[index] for index in (10, 2, 0, 1, 3, 9, 8, 7, 6, 5, 4)}
     edit_config(folder, id2label=shuffled)
-    assert load_checkpoint(str(folder)).labels == tuple(names)
+    assert load_checkpoint(str(folder)).labels == names
 
 
 def test_front_end_changes(folder):

@@ -17,14 +17,16 @@ from transforms.models.vit import ViT
 VisionTransformer = pytest.importorskip("torchvision.models.vision_transformer").VisionTransformer
 
 
-def torchvision_model(labels=4, *, width=128, size=64, patch=16, layers=2, **changes):
+def torchvision_model(
+    labels=4, *, width=128, size=64, patch=16, layers=2, heads=None, **changes
+):  # fmt: skip
     """torchvision's own class, with the heads of 64 that every published ViT has."""
     torch.manual_seed(0)
     model = VisionTransformer(
         image_size=size,
         patch_size=patch,
         num_layers=layers,
-        num_heads=width // 64,
+        num_heads=heads or width // 64,
         hidden_dim=width,
         mlp_dim=2 * width,
         num_classes=labels,
@@ -73,6 +75,21 @@ def test_equals_torchvision(tmp_path, sizes):
     np.testing.assert_allclose(logits_of(lambda x: ours(x).logits, batch()), expected, atol=1e-5)
     log_probs = ViT(folder, device="cpu", precision="float32").predict(batch()).log_probs
     np.testing.assert_allclose(log_probs, torch.log_softmax(expected, dim=-1), atol=1e-5)
+
+
+def test_heads_of_another_size_are_stated(tmp_path):
+    model = torchvision_model(heads=8)
+    source = save(model.state_dict(), tmp_path / "vit.pth")
+    folder = converted(source, tmp_path / "out", heads=8)
+    log_probs = ViT(folder, device="cpu", precision="float32").predict(batch()).log_probs
+    expected = torch.log_softmax(logits_of(model, batch()), dim=-1)
+    np.testing.assert_allclose(log_probs, expected, atol=1e-5)
+
+
+def test_heads_must_divide_the_width(tmp_path):
+    source = save(torchvision_model().state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match="3 heads do not divide"):
+        converted(source, tmp_path / "out", heads=3)
 
 
 def test_the_converted_checkpoint_is_complete(tmp_path):

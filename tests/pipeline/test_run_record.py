@@ -1,0 +1,82 @@
+"""The record of a run and the table at its end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import metadata
+from types import SimpleNamespace
+
+from pipeline import run_record
+from transforms.books import Books
+
+
+def metric(namespace, name, result):
+    return SimpleNamespace(
+        key=SimpleNamespace(metric=SimpleNamespace(namespace=namespace, name=name)), result=result
+    )
+
+
+def spread(total, count):
+    return SimpleNamespace(sum=total, count=count)
+
+
+def test_stage_timings_are_of_our_stages_in_their_order():
+    found = {
+        "counters": [
+            metric("RollUp", "elements_in", 5),
+            metric("Decode", "elements_in", 7),
+            metric("Decode", "failed_corrupt", 2),
+            metric("apache_beam.something", "elements_in", 99),
+        ],
+        "distributions": [
+            metric("Decode", "busy_microseconds", spread(1_234_567, 7)),
+            metric("Decode", "other", spread(1, 1)),
+            metric("BeamML_ViT", "inference_batch_latency_micro_secs", spread(2_500_000, 4)),
+        ],
+    }
+    result = SimpleNamespace(metrics=lambda: SimpleNamespace(query=lambda: found))
+    timings = run_record.stage_timings(result)
+    assert timings == {
+        "Decode": {"elements_in": 7, "failed_corrupt": 2, "busy_seconds": 1.235},
+        "RunInference": {"batches": 4, "model_seconds": 2.5},
+        "RollUp": {"elements_in": 5},
+    }
+    assert list(timings) == ["Decode", "RunInference", "RollUp"]
+
+
+def test_versions_are_those_installed():
+    versions = run_record.versions()
+    assert versions["numpy"] == metadata.version("numpy")
+    assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"apache-beam", "torch", "transformers", "pyarrow", "soxr", "av"} <= versions.keys()
+
+
+def test_write_json_is_readable_as_it_is(tmp_path):
+    content = {"name": "ünïcödé", "nothing": None, "list": [1, 2.5]}
+    run_record.write_json(str(tmp_path / "run.json"), content)
+    text = (tmp_path / "run.json").read_text(encoding="utf-8")
+    assert json.loads(text) == content
+    assert "ünïcödé" in text
+    assert text.endswith("}\n")
+
+
+def test_summary():
+    books = Books(
+        1_234_567, 1_234_560, 4, 3, {"pop": 4, "rock": 1_234_552, "jazz": 4}, {"corrupt": 4}
+    )
+    assert run_record.summary(books, 12.34, "out").splitlines() == [
+        "1,234,567  inputs in 12.3 s",
+        "1,234,560  labelled",
+        "    1,234,552  rock",
+        "            4  jazz",
+        "            4  pop",
+        "        4  failed",
+        "            4  corrupt",
+        "        3  skipped, labelled already",
+        "results: out",
+    ]
+
+
+def test_summary_says_nothing_of_skipping_where_nothing_was_skipped():
+    assert "skipped" not in run_record.summary(Books(1, 1, 0, 0, {"pop": 1}), 1.0, "out")
