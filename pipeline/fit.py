@@ -44,7 +44,6 @@ from transforms.rollup import mean_scores
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
 SEGMENT_SECONDS = 30.0
-_VALIDATION_PARTS = 8  # one part of the training artists is held out for early stopping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +52,7 @@ class Recipe:
 
     front_end: FrontEnd
     seed: int = 0
+    held_out_share: float = 0.0  # of the training artists, for early stopping; 0: none
     batch_size: int = 48
     teacher_passes: int = 20  # crops of each track that the teacher sees, half of them augmented
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -250,12 +250,23 @@ def _loss_and_accuracy(
     return float(loss), float((log_probs.argmax(axis=1) == truth).mean())
 
 
-def split_artists(data: TrainingSet, tracks: IntArray, seed: int) -> tuple[IntArray, IntArray]:
-    """Tracks to train on and tracks to hold out, without a common artist, alike in labels."""
+def split_artists(
+    data: TrainingSet, tracks: IntArray, share: float, seed: int
+) -> tuple[IntArray, IntArray]:
+    """Tracks to train on and tracks to hold out, without a common artist, alike in labels.
+
+    Parameters
+    ----------
+    data : TrainingSet
+    tracks : int, shape (tracks,)
+    share : float
+        Of the artists to hold out, about; at most 0.5.
+    seed : int
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     artists = [data.artists[track] for track in tracks]
-    splitter = StratifiedGroupKFold(_VALIDATION_PARTS, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(round(1 / share), shuffle=True, random_state=seed)
     train, held_out = next(splitter.split(tracks, data.truth[tracks], artists))
     return tracks[train], tracks[held_out]
 
@@ -274,7 +285,9 @@ def cross_validate(data: TrainingSet, recipe: Recipe) -> Iterator[FoldResult]:
     """Train on all folds but one and predict that one, for every fold."""
     for fold in np.unique(data.folds):
         tested = np.flatnonzero(data.folds == fold)
-        train, held_out = split_artists(data, np.flatnonzero(data.folds != fold), recipe.seed)
+        train, held_out = np.flatnonzero(data.folds != fold), None
+        if recipe.held_out_share > 0:
+            train, held_out = split_artists(data, train, recipe.held_out_share, recipe.seed)
         seeded = dataclasses.replace(recipe, seed=recipe.seed * 100 + int(fold))
         trained = fit(data, train, seeded, held_out=held_out)
         images, _ = data.of(tested)

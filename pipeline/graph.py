@@ -116,4 +116,4 @@ def _write(rows: beam.pvalue.DoOutputsTuple, job: LabelJob) -> None:
     for name, schema in schemas.items():
         rows[name] | f"WriteToParquet/{name}" >> WriteToParquet(f"{output}/{name}", run_id, schema)
     if job.config.format == "json":
-        rows["predictions"] | WriteToJsonLines(f"{output}/json", run_id)
+        rows["predictions"] | WriteToJsonLines(f"{output}/json", run_id, schemas["predictions"])

@@ -46,8 +46,9 @@ def plot_learning_curves(curves: Sequence[dict[str, list[float]]], path: Path) -
         style = {"color": f"C{index}", "linewidth": 1.2}
         steps = curve["step"]
         loss_axes.plot(steps, curve["train_loss"], label=f"training loss, fold {index}", **style)
-        loss_axes.plot(steps, curve["validation_loss"], linestyle="--", **style)
-        accuracy_axes.plot(steps, curve["validation_accuracy"], linestyle=":", **style)
+        if curve["validation_loss"]:
+            loss_axes.plot(steps, curve["validation_loss"], linestyle="--", **style)
+            accuracy_axes.plot(steps, curve["validation_accuracy"], linestyle=":", **style)
     loss_axes.set(xlabel="step", ylabel="loss (solid: training, dashed: validation)")
     accuracy_axes.set(ylabel="accuracy on unseen artists (dotted)", ylim=(0, 1))
     loss_axes.legend(fontsize="small")

@@ -55,6 +55,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--steps", type=int, metavar="N", help="most training steps (default: the recipe's)"
     )
     parser.add_argument(
+        "--held_out_share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the artists that a fold trains on, up to 0.5: held out to stop early when their "
+        "loss no longer falls; 0 trains for all the steps (default: %(default)s)",
+    )
+    parser.add_argument(
         "--cross_validate",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -106,7 +114,13 @@ def train(options: argparse.Namespace) -> None:
     from transforms.models.vit_training import save_checkpoint, sharpen
 
     torch.set_num_threads(options.threads)
-    recipe = Recipe(front_end=PRESETS[options.front_end], seed=options.seed)
+    if not 0 <= options.held_out_share <= 0.5:
+        raise UsageError(f"--held_out_share={options.held_out_share}: must be from 0 to 0.5")
+    recipe = Recipe(
+        front_end=PRESETS[options.front_end],
+        seed=options.seed,
+        held_out_share=options.held_out_share,
+    )
     if options.steps is not None:
         settings = dataclasses.replace(recipe.settings, steps=options.steps)
         recipe = dataclasses.replace(recipe, settings=settings)

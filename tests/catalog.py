@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -65,10 +64,10 @@ class Catalog:
 
 
 def make_catalog(folder: Path) -> Catalog:
-    """Synthesise all of it; the manifest names some files once more, and some that are not there."""
+    """Synthesise all of it; the manifest names some files again, and some that are not there."""
     music = folder / "music [live]"
     (music / "deep" / "er").mkdir(parents=True)
-    catalog = Catalog(music, folder / "manifest.csv")
+    catalog = Catalog(music, folder / "manifest.jsonl")
     _add_good(catalog)
     _add_odd(catalog)
     _add_failures(catalog)
@@ -123,17 +122,17 @@ def _add_failures(catalog: Catalog) -> None:
 
 def _add_manifest(catalog: Catalog) -> None:
     folder = catalog.folder.name
+    known = {"mood": "calm, slow", "year": 1999, "label": "rock"}
     rows = [
-        [f"{folder}/pcm16.wav", "007", "calm, slow", "1999", "rock"],
-        [f"{folder}/pcm16.wav", "008", "calm, slow", "1999", "rock"],
-        [f"{folder}/pcm16.wav", "008", "calm, slow", "1999", "rock"],  # a plain duplicate
-        [f"{folder}/text.mp3", "009", "", "", ""],
-        [f"{folder}/missing.mp3", "010", "", "", ""],
-        ["", "011", "", "", ""],
+        {"uri": f"{folder}/pcm16.wav", "track_id": "007", **known},
+        {"uri": f"{folder}/pcm16.wav", "track_id": "008", **known},
+        {"uri": f"{folder}/pcm16.wav", "track_id": "008", **known},  # a plain duplicate
+        {"uri": f"{folder}/text.mp3", "track_id": "009"},
+        {"uri": f"{folder}/missing.mp3", "track_id": "010"},
+        {"uri": None, "track_id": "011"},
     ]
     catalog.labelled["pcm16.wav"] += 1  # two listings, of which the folder's is none
-    with catalog.manifest.open("w", newline="", encoding="utf-8-sig") as file:
-        csv.writer(file).writerows([["uri", "track_id", "mood", "year", "label"], *rows])
+    catalog.manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 @dataclass(frozen=True)

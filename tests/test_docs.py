@@ -33,15 +33,11 @@ def failure(uri: str, reason: Reason) -> dict:
 @pytest.fixture(scope="module")
 def output(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("output")
+    labelled = [("a", "rock", 0.9), ("b", "rock", 0.5), ("c", "pop", 0.7)]
+    failed = [("d", Reason.CORRUPT), ("e", Reason.CORRUPT), ("f", Reason.NOT_FOUND)]
     rows = {
-        "predictions": (
-            PredictionRow,
-            [prediction("a", "rock", 0.9), prediction("b", "rock", 0.5), prediction("c", "pop", 0.7)],
-        ),
-        "failures": (
-            FailureRow,
-            [failure("d", Reason.CORRUPT), failure("e", Reason.CORRUPT), failure("f", Reason.NOT_FOUND)],
-        ),
+        "predictions": (PredictionRow, [prediction(*row) for row in labelled]),
+        "failures": (FailureRow, [failure(*row) for row in failed]),
     }
     for name, (row_class, content) in rows.items():
         (folder / name).mkdir()
@@ -86,8 +82,8 @@ def test_every_code_is_documented(code):
 
 @pytest.mark.parametrize("row_class", [PredictionRow, WindowRow, FailureRow])
 def test_every_column_is_documented(row_class):
-    missing = [name for name in schema_of(row_class).names if not re.search(rf"\b{name}\b", OUTPUT_MD)]
-    assert missing == []
+    names = schema_of(row_class).names
+    assert [name for name in names if not re.search(rf"\b{name}\b", OUTPUT_MD)] == []
 
 
 @pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")))

@@ -1,9 +1,9 @@
 """Manifests: CSV, JSON Lines or Parquet tables that list tracks and carry columns of their own.
 
 A manifest has a column ``uri`` (or ``path``) and may have ``track_id``; every other column goes
-through to the result under its own name, or as ``manifest_NAME`` where a result column has that
-name already. Relative uris are resolved against the manifest's folder, or a root that the
-caller states.
+through to the result under its own name (a CSV's as text), or as ``manifest_NAME`` where a
+result column has that name already. Relative uris are resolved against the manifest's folder,
+or a root that the caller states.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def _open_dataset(local: Path) -> ds.Dataset:
     kind = _FORMATS[local.suffix.lower()]
     if kind != "csv":
         return ds.dataset(local, format=kind)
-    # An identifier such as 007 must stay a string.
-    as_text = dict.fromkeys((*URI_COLUMNS, TRACK_ID_COLUMN), pa.string())
-    # Only an empty cell is missing: NA is a country, None and Null are people.
-    convert = pa.csv.ConvertOptions(
-        column_types=as_text, null_values=[""], strings_can_be_null=True
-    )
     parse = pa.csv.ParseOptions(newlines_in_values=True)
+    names = ds.dataset(local, format=ds.CsvFileFormat(parse_options=parse)).schema.names
+    # CSV has no types: a guessed one would turn the barcode 0123 into 123, or fail at the first
+    # "unknown". Only an empty cell is missing: NA is a country, None and Null are people.
+    convert = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
+    )
     return ds.dataset(local, format=ds.CsvFileFormat(parse_options=parse, convert_options=convert))
 
 

@@ -41,8 +41,27 @@ def listings(path, root=None):
     return list(read_manifest(path, root))
 
 
-@pytest.mark.parametrize("write", [write_csv, write_jsonl, write_parquet])
-def test_the_three_formats_say_the_same(tmp_path, write):
+def test_columns_of_csv_stay_text(tmp_path):
+    path = write_csv(tmp_path, "uri,barcode,year\nx.mp3,0123,1999\ny.mp3,42,unknown\n")
+    assert [listing.columns for _, listing in listings(path)] == [
+        {"barcode": "0123", "year": "1999"},
+        {"barcode": "42", "year": "unknown"},
+    ]
+    assert check_manifest(path)[0].types == [pa.string(), pa.string()]
+
+
+def test_csv_says_the_same_as_text(tmp_path):
+    assert listings(write_csv(tmp_path)) == [
+        (
+            f"{tmp_path}/a/x.mp3",
+            Listing("007", {"title": 'Hello, "World"', "year": "1999", "gain": "-1.5"}),
+        ),
+        (f"{tmp_path}/y.mp3", Listing("é/2", {"title": None, "year": None, "gain": "0.25"})),
+    ]
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet])
+def test_formats_with_types_say_the_same(tmp_path, write):
     path = write(tmp_path)
     assert listings(path) == [
         (
@@ -95,7 +114,7 @@ def test_empty_cells_are_missing_values(tmp_path):
     path = write_csv(tmp_path, 'uri,track_id,artist,year\nx.mp3,,,\n"",1,a,2\n')
     assert listings(path) == [
         (f"{tmp_path}/x.mp3", Listing(None, {"artist": None, "year": None})),
-        (None, Listing("1", {"artist": "a", "year": 2})),
+        (None, Listing("1", {"artist": "a", "year": "2"})),
     ]
 
 
@@ -127,7 +146,7 @@ def test_columns_that_a_result_has_already_get_another_name(tmp_path):
     ((_, listing),) = listings(path)
     assert listing.columns == {
         "manifest_label": "rock",
-        "manifest_run_id": 5,
+        "manifest_run_id": "5",
         "manifest_message": "hi",
         "mood": "calm",
     }
@@ -192,7 +211,7 @@ def test_a_folder_with_the_name_of_a_manifest(tmp_path):
 
 
 def test_several_manifests_unite_their_columns(tmp_path):
-    first = write_csv(tmp_path, "uri,year,mood\nx.mp3,1999,calm\n", "1.csv")
+    first = write_jsonl(tmp_path, [{"uri": "x", "year": 1999, "mood": "calm"}], "1.jsonl")
     second = write_jsonl(tmp_path, [{"uri": "y", "year": 1999.5, "bpm": 120}], "2.jsonl")
     assert carried_schema([first, second]) == pa.schema(
         [("year", pa.float64()), ("mood", pa.string()), ("bpm", pa.int64())]
@@ -201,7 +220,7 @@ def test_several_manifests_unite_their_columns(tmp_path):
 
 
 def test_types_that_cannot_unite_are_a_wrong_call(tmp_path):
-    first = write_csv(tmp_path, "uri,year\nx.mp3,1999\n", "1.csv")
+    first = write_jsonl(tmp_path, [{"uri": "x", "year": 1999}], "1.jsonl")
     second = write_csv(tmp_path, "uri,year\nx.mp3,unknown\n", "2.csv")
     with pytest.raises(InputError, match="year") as caught:
         carried_schema([first, second])
