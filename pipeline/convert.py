@@ -7,12 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.logs import set_up_logging
-from transforms.errors import UsageError
+from pipeline.program import EXIT_DONE, exit_status, refuse_existing
 from transforms.models.convert import convert
 from transforms.models.front_end import CCMUSIC_LABELS, PRESETS
-
-EXIT_WRONG_CALL = 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,24 +60,21 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert; returns the exit status, 0 or 2."""
     options = build_parser().parse_args(argv)
-    set_up_logging()
-    try:
-        if options.output.exists():
-            raise UsageError(f"--output={options.output} is there already; nothing is overwritten")
-        front_end = PRESETS[options.front_end].changed(windows=options.windows)
-        convert(
-            options.input,
-            options.output,
-            labels=options.labels.split(","),
-            front_end=front_end,
-            unknown_threshold=options.unknown_threshold,
-            heads=options.heads,
-        )
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_WRONG_CALL
-    print(options.output)
-    return 0
+    return exit_status(lambda: _convert(options))
+
+
+def _convert(options: argparse.Namespace) -> int:
+    refuse_existing(options.output)
+    convert(
+        options.input,
+        options.output,
+        labels=options.labels.split(","),
+        front_end=PRESETS[options.front_end].changed(windows=options.windows),
+        unknown_threshold=options.unknown_threshold,
+        heads=options.heads,
+    )
+    print(f"checkpoint: {options.output}")
+    return EXIT_DONE
 
 
 if __name__ == "__main__":

@@ -19,13 +19,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.logs import set_up_logging
+from pipeline.logs import quiet_native_libraries
 from pipeline.options import parse_options
+from pipeline.program import EXIT_DONE, exit_status
 from transforms.errors import UsageError
 from transforms.models.checkpoint import DEFAULT_MODEL
 from transforms.models.metrics import Evaluation, evaluate, merge_labels
-
-EXIT_DONE, EXIT_WRONG_CALL = 0, 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,14 +62,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; returns the exit status."""
     options, label_args = build_parser().parse_known_args(argv)
-    set_up_logging()
-    try:
-        evaluation, failed = evaluate_checkpoint(
-            options.model, options.data, options.root, label_args, options.merge
-        )
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_WRONG_CALL
+    return exit_status(lambda: _evaluate(options, label_args))
+
+
+def _evaluate(options: argparse.Namespace, label_args: Sequence[str]) -> int:
+    evaluation, failed = evaluate_checkpoint(
+        options.model, options.data, options.root, label_args, options.merge
+    )
     _report(evaluation, failed, options)
     return EXIT_DONE
 
@@ -184,4 +182,5 @@ def confusion_lines(evaluation: Evaluation) -> list[str]:
 
 
 if __name__ == "__main__":
+    quiet_native_libraries()
     sys.exit(main())

@@ -16,6 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 from pipeline import __version__, run_record
 from pipeline.graph import LabelJob, build_pipeline
 from pipeline.options import LabelConfig
+from pipeline.program import EXIT_DONE, EXIT_TOO_MANY_FAILURES
 from pipeline.progress import Progress
 from pipeline.runner import Interrupts, beam_options, check_runner, make_runner, threads_per_worker
 from transforms.books import Books, read_books
@@ -26,8 +27,6 @@ from transforms.models.checkpoint import load_checkpoint
 from transforms.models.vit import resolve_device
 from transforms.read import check_inputs, match
 from transforms.rollup import Provenance
-
-EXIT_DONE, EXIT_TOO_MANY_FAILURES = 0, 3
 
 
 def prepare(config: LabelConfig) -> LabelJob:

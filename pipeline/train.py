@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.logs import set_up_logging
+from pipeline.logs import quiet_native_libraries
 from pipeline.options import available_cores
+from pipeline.program import EXIT_DONE, exit_status, refuse_existing
 from transforms.errors import UsageError
 from transforms.models.front_end import PRESETS
-
-EXIT_DONE, EXIT_WRONG_CALL = 0, 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,14 +91,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit status, 0 or 2."""
     options = build_parser().parse_args(argv)
-    set_up_logging()
-    try:
-        if options.output.exists():
-            raise UsageError(f"--output={options.output} is there already; nothing is overwritten")
-        train(options)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_WRONG_CALL
+    return exit_status(lambda: _train(options))
+
+
+def _train(options: argparse.Namespace) -> int:
+    refuse_existing(options.output)
+    train(options)
     print(f"checkpoint: {options.output}")
     return EXIT_DONE
 
@@ -159,4 +156,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    quiet_native_libraries()
     sys.exit(main())
