@@ -62,6 +62,21 @@ def build_parser() -> argparse.ArgumentParser:
         "loss no longer falls; 0 trains for all the steps (default: %(default)s)",
     )
     parser.add_argument(
+        "--mask_bands",
+        type=int,
+        default=0,
+        metavar="ROWS",
+        help="SpecAugment: widest band of frequency to blank, in image rows (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--mask_columns",
+        type=int,
+        default=0,
+        metavar="COLUMNS",
+        help="SpecAugment: longest stretch of time to blank, in image columns "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--cross_validate",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -108,6 +123,7 @@ def train(options: argparse.Namespace) -> None:
     from pipeline import model_card
     from pipeline.fit import Recipe, calibrate, fit, load_training_set
     from pipeline.labelled import load_labelled
+    from transforms.augment import Augmentation
     from transforms.models.vit_training import save_checkpoint, sharpen
 
     torch.set_num_threads(options.threads)
@@ -117,6 +133,9 @@ def train(options: argparse.Namespace) -> None:
         front_end=PRESETS[options.front_end],
         seed=options.seed,
         held_out_share=options.held_out_share,
+        augmentation=Augmentation(
+            mask_bands=options.mask_bands, mask_columns=options.mask_columns
+        ),
     )
     if options.steps is not None:
         settings = dataclasses.replace(recipe.settings, steps=options.steps)

@@ -27,8 +27,8 @@ class Augmentation:
     mel_shift_bands: int = 3  # largest shift up or down, in mel bands
     cutmix: float = 0.2  # share of batches in which a stretch of time comes from another window
     mixup: float = 0.64  # share of batches that are blended with other windows, Beta(1, 1)
-    mask_bands: int = 8  # SpecAugment: widest band of frequency that is blanked
-    mask_columns: int = 4  # SpecAugment: longest stretch of time that is blanked
+    mask_bands: int = 0  # SpecAugment: widest band of frequency that is blanked
+    mask_columns: int = 0  # SpecAugment: longest stretch of time that is blanked
 
 
 def segment_front_end(front_end: FrontEnd, segment_seconds: float) -> FrontEnd:
