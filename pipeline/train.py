@@ -21,7 +21,7 @@ from pipeline.logs import quiet_native_libraries
 from pipeline.options import available_cores
 from pipeline.program import EXIT_DONE, exit_status, refuse_existing
 from transforms.errors import UsageError
-from transforms.models.front_end import PRESETS
+from transforms.models.front_end import PRESETS, FrontEnd
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -127,10 +127,10 @@ def train(options: argparse.Namespace) -> None:
     from transforms.models.vit_training import save_checkpoint, sharpen
 
     torch.set_num_threads(options.threads)
-    if not 0 <= options.held_out_share <= 0.5:
-        raise UsageError(f"--held_out_share={options.held_out_share}: must be from 0 to 0.5")
+    front_end = PRESETS[options.front_end]
+    _check_ranges(options, front_end)
     recipe = Recipe(
-        front_end=PRESETS[options.front_end],
+        front_end=front_end,
         seed=options.seed,
         held_out_share=options.held_out_share,
         augmentation=Augmentation(
@@ -155,6 +155,17 @@ def train(options: argparse.Namespace) -> None:
     save_checkpoint(trained.model, options.output, recipe.front_end, threshold)
     report = model_card.report(options, recipe, data, folds, trained, temperature, threshold)
     model_card.write(options.output, report, folds)
+
+
+def _check_ranges(options: argparse.Namespace, front_end: FrontEnd) -> None:
+    limits = {
+        "held_out_share": 0.5,
+        "mask_bands": front_end.image_height - 1,
+        "mask_columns": front_end.image_width - 1,
+    }
+    for name, largest in limits.items():
+        if not 0 <= getattr(options, name) <= largest:
+            raise UsageError(f"--{name}={getattr(options, name)}: must be from 0 to {largest}")
 
 
 def _cross_validate(data: Any, recipe: Any) -> list[Any]:
