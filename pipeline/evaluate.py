@@ -111,7 +111,7 @@ def evaluate_checkpoint(
         table = {
             "uri": [track.uri for track in tracks],
             "true_label": [track.label for track in tracks],
-            "fold": [str(track.fold) for track in tracks],
+            "fold": ["all" if track.fold is None else str(track.fold) for track in tracks],
         }
         pq.write_table(pa.table(table), f"{folder}/tracks.parquet")
         prepared = job.prepare(

@@ -72,7 +72,7 @@ class TrainingSet:
     labels: tuple[str, ...]
     truth: IntArray  # (tracks,) label indices
     artists: tuple[str, ...]
-    folds: IntArray  # (tracks,)
+    folds: IntArray  # (tracks,); -1 where there is none
     segments: list[list[npt.NDArray[np.float16]]]  # by track: (n_mels, frames), -1 to 1
     windows: WindowSet  # what labelling would see
 
@@ -99,7 +99,7 @@ def load_training_set(tracks: Sequence[LabelledTrack], recipe: Recipe) -> Traini
         labels=labels,
         truth=np.array([labels.index(track.label) for track in tracks]),
         artists=tuple(track.artist for track in tracks),
-        folds=np.array([track.fold for track in tracks]),
+        folds=np.array([-1 if track.fold is None else track.fold for track in tracks]),
         segments=_segments(uris, recipe),
         windows=windows,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,11 +29,11 @@ class LabelledTrack:
     uri: str
     label: str
     artist: str  # what must not be split between training and test
-    fold: int | None  # as stated; None: to be assigned
+    fold: int | None = None  # None: not stated
 
 
 def load_labelled(data: str, root: str | None = None) -> list[LabelledTrack]:
-    """Read a table or a folder of labelled tracks, every track with a fold.
+    """Read a table or a folder of labelled tracks.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ def load_labelled(data: str, root: str | None = None) -> list[LabelledTrack]:
         raise InputError(f"--data={data}: neither a table (.csv, .jsonl, .parquet) nor a folder")
     if len({track.label for track in tracks}) < 2:
         raise InputError(f"--data={data}: at least two labels are needed")
-    return assign_folds(tracks)
+    return tracks
 
 
 def _from_manifest(data: str, root: str | None) -> list[LabelledTrack]:
@@ -73,9 +74,15 @@ def _from_manifest(data: str, root: str | None) -> list[LabelledTrack]:
         if uri is None or label is None:
             raise InputError(f"--data={data}: row {row} lacks its uri or its label")
         artist = listing.columns.get("artist") or uri
-        stated = None if fold is None else int(fold)
-        tracks.append(LabelledTrack(uri, str(label), str(artist), stated))
+        tracks.append(LabelledTrack(uri, str(label), str(artist), _fold(fold, data, row)))
     return tracks
+
+
+def _fold(stated: Any, data: str, row: int) -> int | None:
+    try:
+        return None if stated is None else int(stated)
+    except ValueError as error:
+        raise InputError(f"--data={data}: row {row}: the fold {stated!r} is no number") from error
 
 
 def _from_folder(data: str) -> list[LabelledTrack]:
@@ -86,14 +93,32 @@ def _from_folder(data: str) -> list[LabelledTrack]:
         if len(inside) < 2:
             raise InputError(f"--data={data}: {inside[0]} lies in no label's folder")
         artist = "/".join(inside[:2])  # LABEL/ARTIST/..., or the track itself
-        tracks.append(LabelledTrack(metadata.path, inside[0], artist, None))
+        tracks.append(LabelledTrack(metadata.path, inside[0], artist))
     return sorted(tracks, key=lambda track: track.uri)
 
 
 def assign_folds(tracks: Sequence[LabelledTrack], folds: int = FOLDS) -> list[LabelledTrack]:
-    """Give every track a fold: as stated, or ``folds`` stratified ones disjoint by artist."""
-    if all(track.fold is not None for track in tracks):
+    """Give every track a fold: as stated, or ``folds`` stratified ones disjoint by artist.
+
+    Raises
+    ------
+    InputError
+        If folds are stated for some tracks only, or a label has fewer artists than folds.
+    """
+    stated = [track.fold is not None for track in tracks]
+    if all(stated):
         return list(tracks)
+    if any(stated):
+        raise InputError("--data: some tracks state a fold and some do not")
+    artists_of: dict[str, set[str]] = {}
+    for track in tracks:
+        artists_of.setdefault(track.label, set()).add(track.artist)
+    for label, names in artists_of.items():
+        if len(names) < folds:
+            raise InputError(
+                f"--data: the label {label!r} has {len(names)} artists, fewer than the {folds} "
+                "folds; add some, or train with --no-cross_validate"
+            )
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels = [track.label for track in tracks]

@@ -122,7 +122,7 @@ def train(options: argparse.Namespace) -> None:
 
     from pipeline import model_card
     from pipeline.fit import Recipe, calibrate, fit, load_training_set
-    from pipeline.labelled import load_labelled
+    from pipeline.labelled import assign_folds, load_labelled
     from transforms.augment import Augmentation
     from transforms.models.vit_training import save_checkpoint, sharpen
 
@@ -141,6 +141,8 @@ def train(options: argparse.Namespace) -> None:
         settings = dataclasses.replace(recipe.settings, steps=options.steps)
         recipe = dataclasses.replace(recipe, settings=settings)
     tracks = load_labelled(options.data, options.root)
+    if options.cross_validate:
+        tracks = assign_folds(tracks)
     labels = {track.label for track in tracks}
     if options.merge and not set(options.merge.split("+")) <= labels:
         raise UsageError(f"--merge={options.merge}: the labels are {', '.join(sorted(labels))}")

@@ -1,0 +1,140 @@
+"""Training on a problem that can be solved, with hand-made averages and stopping."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from tests.checkpoints import tiny_front_end
+from transforms.models.checkpoint import load_checkpoint
+from transforms.models.vit import ViT
+from transforms.models.vit_training import (
+    Batch,
+    ViTSettings,
+    build_vit,
+    log_probabilities,
+    save_checkpoint,
+    sharpen,
+    start_patches,
+    train_vit,
+)
+
+FRONT_END = tiny_front_end()
+SIZE = FRONT_END.image_height, FRONT_END.image_width
+SETTINGS = ViTSettings(
+    patch_columns=8, hidden_size=32, layers=1, heads=2, steps=40, check_every=10, average=0.8
+)
+LABELS = ("low", "high")
+
+
+def batches(seed=0):
+    """Images whose lower or upper half is bright, and targets that say which."""
+    rng = np.random.default_rng(seed)
+    while True:
+        truth = rng.integers(0, 2, 16)
+        images = rng.normal(0, 0.2, (16, *SIZE)).astype(np.float32)
+        half = SIZE[0] // 2
+        for image, label in zip(images, truth, strict=True):
+            image[label * half : (label + 1) * half] += 0.5
+        targets = np.eye(2, dtype=np.float32)[truth]
+        yield Batch(images, targets, np.zeros((16, 3), np.float32))
+
+
+def new_model(seed=0):
+    torch.manual_seed(seed)
+    return build_vit(SETTINGS, FRONT_END, LABELS)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = new_model()
+    start_patches(model, next(batches(9)).images)
+    return train_vit(model, batches(), SETTINGS)
+
+
+def test_learns_what_can_be_learnt(trained):
+    unseen = next(batches(1))
+    predicted = log_probabilities(trained.model, unseen.images).argmax(axis=1)
+    assert (predicted == unseen.targets.argmax(axis=1)).all()
+    assert trained.best_step == 40
+    assert trained.curve["step"] == [10, 20, 30, 40]
+    assert trained.curve["train_loss"][-1] < trained.curve["train_loss"][0]
+
+
+def test_the_same_seed_gives_the_same_weights(trained):
+    model = new_model()
+    start_patches(model, next(batches(9)).images)
+    again = train_vit(model, batches(), SETTINGS)
+    for name, tensor in again.model.state_dict().items():
+        assert torch.equal(tensor, trained.model.state_dict()[name]), name
+
+
+def test_stops_after_so_many_steps():
+    seen = itertools.count()
+    counted = (batch for batch in batches() if next(seen) >= 0)
+    found = train_vit(new_model(), counted, SETTINGS, stop_after=13)
+    assert found.best_step == 13
+    assert next(seen) == 13
+
+
+def test_early_stopping_returns_the_best_weights():
+    losses = iter([0.9, 0.5, 0.7, 0.8, 0.1])  # the last is never reached
+    seen = []
+
+    def validate(model):
+        seen.append({name: t.clone() for name, t in model.state_dict().items()})
+        return next(losses), 0.0
+
+    settings = ViTSettings(
+        patch_columns=8, hidden_size=32, layers=1, heads=2, steps=100, check_every=5, patience=2
+    )
+    found = train_vit(new_model(), batches(), settings, validate)
+    assert found.best_step == 10
+    assert found.curve["validation_loss"] == [0.9, 0.5, 0.7, 0.8]
+    for name, tensor in found.model.state_dict().items():
+        assert torch.equal(tensor, seen[1][name]), name
+
+
+def test_weights_are_averaged(monkeypatch):
+    """Against the recurrence of an exponential average, from the optimiser's own weights."""
+    steps = []
+    step_of = torch.optim.AdamW.step
+
+    def spy(self, *args, **kwargs):
+        result = step_of(self, *args, **kwargs)
+        steps.append(self.param_groups[0]["params"][0].detach().double().numpy().copy())
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    model = new_model()
+    name, first = next((n, p) for n, p in model.named_parameters() if p.ndim >= 2)
+    average = first.detach().double().numpy().copy()
+    found = train_vit(model, batches(), SETTINGS, stop_after=6)
+    for number, weights in enumerate(steps, start=1):
+        decay = min(SETTINGS.average, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * weights
+    np.testing.assert_allclose(found.model.state_dict()[name], average, atol=1e-6)
+
+
+def test_sharpened_logits(trained):
+    images = next(batches(2)).images
+    before = log_probabilities(trained.model, images)
+    model = new_model()
+    model.load_state_dict(trained.model.state_dict())
+    sharpen(model, 0.5)
+    doubled = 2 * before
+    expected = doubled - np.log(np.exp(doubled).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(log_probabilities(model, images), expected, atol=1e-4)
+
+
+def test_a_saved_checkpoint_is_complete(trained, tmp_path):
+    save_checkpoint(trained.model, tmp_path / "model", FRONT_END, 0.25)
+    checkpoint = load_checkpoint(str(tmp_path / "model"))
+    assert (checkpoint.labels, checkpoint.front_end) == (LABELS, FRONT_END)
+    assert checkpoint.unknown_threshold == 0.25
+    images = next(batches(3)).images
+    loaded = ViT(checkpoint.folder, device="cpu", precision="float32").predict(images)
+    np.testing.assert_allclose(
+        loaded.log_probs, log_probabilities(trained.model, images), atol=1e-5
+    )
