@@ -88,12 +88,15 @@ def load_training_set(tracks: Sequence[LabelledTrack], recipe: Recipe) -> Traini
     Raises
     ------
     InputError
-        If a track cannot be decoded; it names the first one.
+        If a track cannot be decoded or holds nothing but silence; it names the first one.
     """
     uris = [track.uri for track in tracks]
     windows = prepare_windows(uris, recipe.front_end)
     for uri, message in windows.failures.items():
         raise InputError(f"{uri}: {message}; remove it from --data ({len(windows.failures)} such)")
+    silent = [uris[index] for index in set(range(len(uris))) - set(windows.track.tolist())]
+    if silent:
+        raise InputError(f"{min(silent)}: only silence; remove it from --data ({len(silent)} such)")
     labels = tuple(sorted({track.label for track in tracks}))
     return TrainingSet(
         labels=labels,
@@ -262,11 +265,23 @@ def split_artists(
     share : float
         Of the artists to hold out, about; at most 0.5.
     seed : int
+
+    Raises
+    ------
+    InputError
+        If there are too few tracks or artists to hold out so small a share of them.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     artists = [data.artists[track] for track in tracks]
-    splitter = StratifiedGroupKFold(round(1 / share), shuffle=True, random_state=seed)
+    parts = round(1 / share)
+    most = min(len(set(artists)), np.unique(data.truth[tracks], return_counts=True)[1].min())
+    if parts > most:
+        raise InputError(
+            f"--held_out_share={share} makes {parts} parts, but a fold trains on {most} artists, "
+            "or tracks of one label, only; hold out more, or 0"
+        )
+    splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     train, held_out = next(splitter.split(tracks, data.truth[tracks], artists))
     return tracks[train], tracks[held_out]
 
@@ -281,17 +296,37 @@ class FoldResult:
     window_log_probs: FloatArray  # of the tested tracks' windows
 
 
+def _split(data: TrainingSet, fold: int, recipe: Recipe) -> tuple[IntArray, IntArray | None]:
+    """Tracks to train on when ``fold`` is tested, and those to hold out, if any."""
+    train: IntArray = np.flatnonzero(data.folds != fold)
+    held_out: IntArray | None = None
+    if recipe.held_out_share > 0:
+        train, held_out = split_artists(data, train, recipe.held_out_share, recipe.seed)
+    for index, label in enumerate(data.labels):
+        if index not in data.truth[train]:
+            raise InputError(
+                f"--data: when fold {fold} is tested no track of {label!r} is left to train on; "
+                "spread its artists over the folds, or train with --no-cross_validate"
+            )
+    return train, held_out
+
+
 def cross_validate(data: TrainingSet, recipe: Recipe) -> Iterator[FoldResult]:
-    """Train on all folds but one and predict that one, for every fold."""
-    for fold in np.unique(data.folds):
+    """Train on all folds but one and predict that one, for every fold.
+
+    Raises
+    ------
+    InputError
+        Before the first training, if one would lack a label.
+    """
+    folds = [int(fold) for fold in np.unique(data.folds)]
+    splits = [_split(data, fold, recipe) for fold in folds]
+    for fold, (train, held_out) in zip(folds, splits, strict=True):
         tested = np.flatnonzero(data.folds == fold)
-        train, held_out = np.flatnonzero(data.folds != fold), None
-        if recipe.held_out_share > 0:
-            train, held_out = split_artists(data, train, recipe.held_out_share, recipe.seed)
-        seeded = dataclasses.replace(recipe, seed=recipe.seed * 100 + int(fold))
+        seeded = dataclasses.replace(recipe, seed=recipe.seed * 100 + fold)
         trained = fit(data, train, seeded, held_out=held_out)
         images, _ = data.of(tested)
-        yield FoldResult(int(fold), tested, trained, log_probabilities(trained.model, images))
+        yield FoldResult(fold, tested, trained, log_probabilities(trained.model, images))
 
 
 def out_of_fold_scores(

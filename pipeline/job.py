@@ -25,7 +25,8 @@ from transforms.journal import count_rows
 from transforms.manifest import carried_schema, check_manifest, is_local, is_manifest
 from transforms.models.checkpoint import load_checkpoint
 from transforms.models.vit import resolve_device
-from transforms.read import check_inputs, match
+from transforms.listing import match
+from transforms.read import check_inputs
 from transforms.rollup import Provenance
 
 

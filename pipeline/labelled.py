@@ -16,7 +16,7 @@ import numpy as np
 
 from transforms.errors import InputError
 from transforms.manifest import check_manifest, is_manifest, read_manifest
-from transforms.read import is_folder, match
+from transforms.listing import is_folder, match
 
 LABEL_COLUMNS = ("label", "genre")
 FOLDS = 4
@@ -47,7 +47,7 @@ def load_labelled(data: str, root: str | None = None) -> list[LabelledTrack]:
     Raises
     ------
     InputError
-        If there is no such data, or a column or a label is missing.
+        If there is no such data, a column or a label is missing, or a track comes twice.
     """
     if is_manifest(data):
         tracks = _from_manifest(data, root)
@@ -57,6 +57,11 @@ def load_labelled(data: str, root: str | None = None) -> list[LabelledTrack]:
         raise InputError(f"--data={data}: neither a table (.csv, .jsonl, .parquet) nor a folder")
     if len({track.label for track in tracks}) < 2:
         raise InputError(f"--data={data}: at least two labels are needed")
+    seen: set[str] = set()
+    for track in tracks:
+        if track.uri in seen:
+            raise InputError(f"--data={data}: {track.uri} is listed twice; keep one of its rows")
+        seen.add(track.uri)
     return tracks
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +77,7 @@ def report(
     evaluations = _evaluations(data, folds, temperature, options.merge) if folds else {}
     return {
         "name": options.output.name,
-        "command": shlex.join(["python", "-m", "pipeline.train", *sys.argv[1:]]),
+        "command": options.command,
         "version": __version__,
         "labels": list(data.labels),
         "tracks": len(data.truth),

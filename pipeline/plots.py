@@ -12,12 +12,10 @@ from transforms.models.metrics import Evaluation
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
-    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot, which keeps every figure that it made
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def plot_confusion(evaluation: Evaluation, title: str, path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -105,7 +106,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit status, 0 or 2."""
-    options = build_parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    options = build_parser().parse_args(arguments)
+    options.command = shlex.join(["python", "-m", "pipeline.train", *arguments])
     return exit_status(lambda: _train(options))
 
 
@@ -126,9 +129,9 @@ def train(options: argparse.Namespace) -> None:
     from transforms.augment import Augmentation
     from transforms.models.vit_training import save_checkpoint, sharpen
 
-    torch.set_num_threads(options.threads)
     front_end = PRESETS[options.front_end]
     _check_ranges(options, front_end)
+    torch.set_num_threads(options.threads)
     recipe = Recipe(
         front_end=front_end,
         seed=options.seed,
@@ -168,6 +171,10 @@ def _check_ranges(options: argparse.Namespace, front_end: FrontEnd) -> None:
     for name, largest in limits.items():
         if not 0 <= getattr(options, name) <= largest:
             raise UsageError(f"--{name}={getattr(options, name)}: must be from 0 to {largest}")
+    for name, smallest in {"steps": 1, "threads": 1, "seed": 0}.items():
+        value = getattr(options, name)
+        if value is not None and value < smallest:
+            raise UsageError(f"--{name}={value}: must be {smallest} or more")
 
 
 def _cross_validate(data: Any, recipe: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 - A glob means exactly what it matches; ``**`` matches any number of folders, none included.
 - A folder means every file under it, except hidden files and the kinds of file that lie beside
-  music (``SIDECARS``).
+  music (``transforms.listing.SIDECARS``).
 - A manifest (see transforms.manifest) means its rows.
 
 A file that several inputs name is read once, as one :class:`Track` with all its listings.
@@ -11,102 +11,21 @@ A file that several inputs name is read once, as one :class:`Track` with all its
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.filesystem import BeamIOError, FileMetadata
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
 from transforms.errors import InputError, Reason, StageError
-from transforms.manifest import is_local, is_manifest, read_manifest
+from transforms.listing import is_folder, match
+from transforms.manifest import is_manifest, read_manifest
 from transforms.records import Listing, Track
 from transforms.stage_metrics import FAILURES, StageMeter
 
 STAGE = "ReadFiles"
 DUPLICATES_METRIC = "duplicate_listings"
-
-SIDECARS = frozenset(
-    ".jpg .jpeg .png .gif .webp .bmp .pdf .txt .md .nfo .log .cue .m3u .m3u8 .pls .sfv .md5 .ffp "
-    ".sha256 .accurip .ini .db .xml .json .jsonl .ndjson .csv .tsv .parquet .html .htm .url .lrc "
-    ".zip".split()
-)
-"""Extensions that a folder input leaves out. A glob or a manifest leaves nothing out."""
-
-
-def globstar_variants(pattern: str) -> list[str]:
-    """Patterns that together give ``**/`` its meaning of any depth, none included.
-
-    Beam's own ``**`` is "any characters", so that ``a/**/*.mp3`` misses ``a/x.mp3``.
-    """
-    parts = re.split(r"\*\*/", pattern)
-    choices = product(("", "**/"), repeat=len(parts) - 1)
-    return ["".join(a + b for a, b in zip(parts, (*choice, ""), strict=True)) for choice in choices]
-
-
-def is_folder(path: str) -> bool:
-    """Whether an input means everything below it: a local folder, or any path that ends in /."""
-    return path.endswith("/") or (is_local(path) and Path(path).is_dir())
-
-
-def is_sidecar(path: str, folder: str) -> bool:
-    """Whether a folder input leaves this file out: hidden, or of a kind that is not audio."""
-    inside = PurePosixPath(path[len(folder) :])
-    hidden = any(part.startswith(".") for part in inside.parts)
-    return hidden or inside.suffix.lower() in SIDECARS
-
-
-def match(path: str, limit: int | None = None) -> Iterator[FileMetadata]:
-    """Files of a glob, a folder or a single path, each once.
-
-    Parameters
-    ----------
-    path : str
-    limit : int, optional
-        Stop looking after about so many; for a check whether anything matches at all.
-
-    Raises
-    ------
-    InputError
-        If the file system cannot list it.
-    """
-    full = os.path.abspath(path) + "/" * path.endswith("/") if is_local(path) else path
-    folder = full.rstrip("/") + "/" if is_folder(full) else None
-    if not folder and is_local(full) and Path(full).is_file():  # no glob, whatever its name
-        yield FileMetadata(full, Path(full).stat().st_size)
-        return
-    patterns = [f"{_escape(folder)}**"] if folder else globstar_variants(full)
-    seen: set[str] = set()
-    for pattern in patterns:
-        try:
-            (result,) = FileSystems.match([pattern], None if folder else [limit])
-        except (BeamIOError, OSError, ValueError) as error:
-            raise InputError(f"--input={path}: cannot be listed: {error}") from error
-        for metadata in result.metadata_list:
-            if folder and not _means(folder, metadata.path):
-                continue
-            if metadata.path not in seen:
-                seen.add(metadata.path)
-                yield metadata
-
-
-def _escape(folder: str) -> str:
-    """A folder's name with its own glob characters in brackets, as good as Beam's globs can.
-
-    A ``[`` needs company: Beam makes a regular expression of which Python warns otherwise.
-    """
-    return re.sub(r"[*?]", r"[\g<0>]", folder.replace("[", r"[\[]"))
-
-
-def _means(folder: str, path: str) -> bool:
-    """Whether a folder input takes this file in; its pattern may match those of others."""
-    return path.startswith(folder) and not is_sidecar(path, folder)
 
 
 def check_inputs(inputs: Iterable[str]) -> None:
@@ -120,7 +39,7 @@ def check_inputs(inputs: Iterable[str]) -> None:
     for path in inputs:
         if is_manifest(path):
             continue
-        if next(match(path, limit=1), None) is None:
+        if next(match(path), None) is None:
             what = "holds no audio files" if is_folder(path) else "matches nothing"
             raise InputError(
                 f"--input={path} {what}; give a glob in quotes ('music/**/*.mp3'), a folder or "

@@ -4,19 +4,26 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from pipeline import fit as fit_module
+from pipeline import prepare
 from pipeline.fit import (
     Crops,
     FoldResult,
     Recipe,
     TrainingSet,
     calibrate,
+    cross_validate,
+    load_training_set,
     out_of_fold_scores,
     pool,
     split_artists,
 )
+from pipeline.labelled import LabelledTrack
 from pipeline.prepare import WindowSet, prepare_windows
 from tests.audio_files import noise, write_soundfile
 from tests.checkpoints import tiny_front_end
+from transforms.augment import finish, segment_decibels
+from transforms.errors import InputError
 from transforms.mel import to_image
 from transforms.models.vit_training import Trained
 
@@ -142,3 +149,127 @@ def test_frames_of_a_stretched_window():
     recipe = Recipe(front_end=FRONT_END)
     assert recipe.frames() == 1 + 2 * RATE_HZ // 512
     assert recipe.frames(0.25) == 1 + int(2.5 * RATE_HZ) // 512
+
+
+@pytest.fixture
+def one_worker(monkeypatch):
+    """In this process, which saves the start of others."""
+    monkeypatch.setattr(prepare, "available_cores", lambda: 1)
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_a_training_set_has_windows_and_segments(tmp_path):
+    """A segment's beginning is the first window; a short track keeps its padding."""
+    for name, seconds in (("long", 33.0), ("short", 1.0)):
+        samples = noise(seconds, RATE_HZ, 1, 1)
+        write_soundfile(tmp_path / f"{name}.flac", samples, RATE_HZ, "FLAC", "PCM_16")
+    recipe = Recipe(front_end=FRONT_END)
+    tracks = [LabelledTrack(str(tmp_path / "long.flac"), "pop", "A", 1),
+              LabelledTrack(str(tmp_path / "short.flac"), "folk", "B")]  # fmt: skip
+    data = load_training_set(tracks, recipe)
+    assert (data.labels, data.artists) == (("folk", "pop"), ("A", "B"))
+    assert (data.truth.tolist(), data.folds.tolist()) == ([1, 0], [1, -1])
+    assert data.windows.track.tolist() == [0] * 17 + [1]
+    lengths = [[segment.shape for segment in segments] for segments in data.segments]
+    held = [int(seconds * RATE_HZ / 512) for seconds in (30.0, 3.0)]
+    assert lengths == [[(128, n) for n in held], [(128, recipe.frames(0.25))]]
+    begin = segment_decibels(data.segments[0][0][:, : recipe.frames()].astype(np.float32))
+    image, expected = finish(begin, FRONT_END), data.windows.images[0]
+    np.testing.assert_allclose(image[:, :-4], expected[:, :-4], atol=0.02)
+
+
+@pytest.mark.usefixtures("one_worker")
+@pytest.mark.parametrize("kind", ["silent", "broken"])
+def test_tracks_that_cannot_be_trained_on(tmp_path, kind):
+    path = tmp_path / "bad.flac"
+    if kind == "silent":
+        write_soundfile(path, 0 * noise(1.0, RATE_HZ, 1), RATE_HZ, "FLAC", "PCM_16")
+    else:
+        path.write_text("no music")
+    message = {"silent": "only silence", "broken": "not_audio"}[kind]
+    with pytest.raises(InputError, match=rf"bad\.flac: {message}.*remove it.*1 such"):
+        load_training_set([LabelledTrack(str(path), "pop", "A")], Recipe(front_end=FRONT_END))
+
+
+class FakeTraining:
+    """Takes the place of fit and of the model: notes who was trained on what."""
+
+    def __init__(self, monkeypatch):
+        self.calls = []
+        monkeypatch.setattr(fit_module, "fit", self.fit)
+        monkeypatch.setattr(fit_module, "log_probabilities", self.log_probabilities)
+
+    def fit(self, data, tracks, recipe, *, held_out=None):
+        self.calls.append((tracks, held_out, recipe.seed))
+        return Trained(len(self.calls), 1, {})
+
+    def log_probabilities(self, model, images):
+        return np.log(np.full((len(images), 2), [0.1 * model, 1 - 0.1 * model], np.float32))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_cross_validation_tests_only_artists_that_were_not_seen(monkeypatch, share):
+    fake = FakeTraining(monkeypatch)
+    artists = [f"{n // 2}" for n in range(24)]
+    folds = [n // 2 % 3 for n in range(24)]
+    data = training_set([n // 12 for n in range(24)], [2] * 24, artists=artists, folds=folds)
+    results = list(cross_validate(data, Recipe(front_end=FRONT_END, held_out_share=share)))
+    assert [result.fold for result in results] == [0, 1, 2]
+    assert sorted(n for result in results for n in result.tracks) == list(range(24))
+    for result, (train, held_out, _) in zip(results, fake.calls, strict=True):
+        parts = [result.tracks, train, [] if held_out is None else held_out]
+        names = [{artists[n] for n in part} for part in parts]
+        assert not names[0] & names[1] and not names[0] & names[2] and not names[1] & names[2]
+        assert sum(map(len, parts)) == 24
+        assert bool(names[2]) == (share > 0)
+    assert len({seed for _, _, seed in fake.calls}) == 3
+    scores = out_of_fold_scores(data, results)
+    np.testing.assert_allclose(scores[:, 0], [0.1 * (fold + 1) for fold in folds], rtol=1e-5)
+
+
+def test_a_fold_that_leaves_a_label_without_tracks_ends_it_early(monkeypatch):
+    fake = FakeTraining(monkeypatch)
+    data = training_set([0, 0, 1, 1], [1] * 4, folds=[0, 1, 1, 1])
+    with pytest.raises(InputError, match="when fold 1 is tested no track of 'b'"):
+        list(cross_validate(data, Recipe(front_end=FRONT_END)))
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize("artists", ["aabbccddeeff", "abcdefghijkl"])
+def test_too_small_a_share_to_hold_out(artists):
+    data = training_set([0, 1] * 6, [1] * 12, artists=list(artists))
+    with pytest.raises(InputError, match=r"held_out_share=0\.1 makes 10 parts.*6 artists"):
+        split_artists(data, np.arange(12), 0.1, seed=0)
+
+
+def brute_force_temperature(data, log_probs, grid):
+    """The log-loss of every temperature, written out track by track."""
+    losses = []
+    for temperature in grid:
+        total = 0.0
+        for track, label in enumerate(data.truth):
+            mine = np.flatnonzero(data.windows.track == track)
+            mean = np.zeros(2)
+            for window in mine:
+                powers = np.exp(log_probs[window].astype(float)) ** (1 / temperature)
+                weight = data.windows.content_s[window] / data.windows.content_s[mine].sum()
+                mean += weight * np.log(powers / powers.sum())
+            total -= mean[label] - np.log(np.exp(mean).sum())
+        losses.append(total)
+    return grid[int(np.argmin(losses))]
+
+
+def test_temperature_equals_brute_force():
+    rng = np.random.default_rng(5)
+    truth = rng.integers(0, 2, 60)
+    folds = [n % 3 for n in range(60)]
+    data = training_set(truth, [3] * 60, content_s=rng.uniform(0.5, 2, 180), folds=folds)
+    logits = rng.normal(0, 4, (180, 2)) + 3 * np.eye(2)[truth[data.windows.track]]
+    log_probs = (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
+    owner_fold = data.folds[data.windows.track]
+    results = [fold_result(data, fold, log_probs[owner_fold == fold]) for fold in range(3)]
+    grid = np.geomspace(0.25, 4.0, 41)
+    expected = brute_force_temperature(data, log_probs, grid)
+    assert grid[0] < expected < grid[-1]
+    assert expected != pytest.approx(1.0)
+    assert calibrate(data, results)[0] == pytest.approx(expected)

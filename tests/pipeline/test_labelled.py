@@ -93,6 +93,7 @@ def test_folds_are_stated_for_all_or_none():
         ("uri,label\n,x\nb.mp3,y\n", "row 1 lacks"),
         ("uri,label\na.mp3,x\nb.mp3,x\n", "two labels"),
         ("uri,label,fold\na.mp3,x,one\nb.mp3,y,2\n", "fold"),
+        ("uri,label\na.mp3,x\nb.mp3,y\na.mp3,y\n", r"a\.mp3 is listed twice"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, text, message):

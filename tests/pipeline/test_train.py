@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 from sklearn.metrics import accuracy_score, confusion_matrix
 
-from pipeline import convert, evaluate, train
+from pipeline import convert, evaluate, prepare, train
 from tests.audio_files import noise, sine, write_soundfile
 from tests.catalog import label_here
 from transforms.models.checkpoint import load_checkpoint
@@ -71,12 +71,13 @@ def test_the_report_states_what_was_done(report):
     assert report["cross_validation"]["hiss+tone as one"]["accuracy"] == 1.0
 
 
-def test_the_card_has_command_terms_and_figures(trained, report):
+def test_the_card_has_command_terms_and_figures(trained, data, report):
     card = (trained / "README.md").read_text()
     accuracy = report["cross_validation"]["all labels"]["accuracy"]
     assert f"accuracy           {accuracy:.3f}" in card
     assert "synthesised, free to use" in card
-    assert "python -m pipeline.train" in card
+    command = f"python -m pipeline.train --data={data} --output={trained} --steps={STEPS} "
+    assert f"    {command}--threads=1 --merge=hiss+tone '--terms=synthesised, free to use'" in card
     assert "nan" not in card.lower().replace("finance", "")
 
 
@@ -85,6 +86,13 @@ def test_pictures(trained):
         assert (trained / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.fixture
+def one_worker(monkeypatch):
+    """In this process, which saves the start of others."""
+    monkeypatch.setattr(prepare, "available_cores", lambda: 1)
+
+
+@pytest.mark.usefixtures("one_worker")
 def test_early_stopping_holds_artists_out(data, tmp_path):
     """With half of three artists a label held out, every fold has validation losses."""
     status = train.main(
@@ -113,6 +121,7 @@ def test_evaluation_equals_scikit_learn_on_the_pipeline_s_rows(trained, data, tm
     assert f"accuracy           {found['accuracy']:.3f}" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("one_worker")
 def test_a_broken_track_ends_a_training_and_is_counted_by_an_evaluation(trained, data, tmp_path):
     rows = [f"{path},{path.parts[-3]}\n" for path in sorted(data.rglob("*.flac"))]
     table = tmp_path / "l.csv"
@@ -130,6 +139,9 @@ def test_a_broken_track_ends_a_training_and_is_counted_by_an_evaluation(trained,
         (["--output=."], "is there already"),
         (["--held_out_share=0.9"], "--held_out_share"),
         (["--mask_bands=128"], "--mask_bands"),
+        (["--steps=0"], "--steps=0: must be 1 or more"),
+        (["--threads=0"], "--threads=0: must be 1 or more"),
+        (["--seed=-1"], "--seed=-1: must be 0 or more"),
         (["--merge=hiss+jazz"], "the labels are hiss, tone"),
     ],
 )

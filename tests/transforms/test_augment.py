@@ -141,3 +141,15 @@ def test_masks_blank_a_band_and_a_stretch(rng):
 def test_masks_are_off_by_default(rng):
     batch = rng.normal(size=(3, 40, 30)).astype(np.float32)
     assert np.array_equal(mask(batch, Augmentation(), rng), batch)
+
+
+def test_a_quiet_passage_keeps_its_own_range():
+    """A crop far under the segment's peak is referred to its own, down to labelling's floor."""
+    samples = sound(4.0)
+    quiet = samples[: 2 * RATE] * np.float32(0.02)  # 34 dB under what follows
+    settings = segment_front_end(FRONT_END, 4.0)
+    whole = segment_decibels(to_image(np.concatenate([quiet, samples[2 * RATE :]]), settings))
+    inner = slice(4, -6)  # columns that the cut's edges do not reach
+    image = finish(whole[:, : 1 + 2 * RATE // 512 - 4], FRONT_END)
+    expected = to_image(quiet[: 2 * RATE - 4 * 512], FRONT_END)
+    np.testing.assert_allclose(image[:, inner], expected[:, inner], atol=0.02)

@@ -13,7 +13,8 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from transforms import read
 from transforms.errors import InputError, Reason
-from transforms.read import ReadFiles, check_inputs, match
+from transforms.listing import match
+from transforms.read import ReadFiles, check_inputs
 from transforms.records import Failure, Listing, Track
 
 NAMES = [

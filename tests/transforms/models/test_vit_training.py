@@ -1,5 +1,6 @@
 """Training on a problem that can be solved, with hand-made averages and stopping."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -138,3 +139,45 @@ def test_a_saved_checkpoint_is_complete(trained, tmp_path):
     np.testing.assert_allclose(
         loaded.log_probs, log_probabilities(trained.model, images), atol=1e-5
     )
+
+
+def test_stopping_early_keeps_the_schedule():
+    """Five steps of forty are the first five of the forty, with their learning rates."""
+    seen = []
+
+    def validate(model):
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return 1.0 / len(seen), 0.0
+
+    settings = dataclasses.replace(SETTINGS, check_every=5)
+    train_vit(new_model(), batches(), settings, validate)
+    short = train_vit(new_model(), batches(), settings, stop_after=5)
+    assert len(seen) == 8
+    for name, tensor in short.model.state_dict().items():
+        assert torch.equal(tensor, seen[0][name]), name
+
+
+def test_patches_start_softly_whitened():
+    """Variances along the principal axes, against numpy's eigenvalues of the covariance."""
+    images = next(batches()).images
+    images *= np.linspace(0.2, 2.0, SIZE[0], dtype=np.float32)[:, None]
+    model = new_model()
+    start_patches(model, images)
+    patches = images.reshape(len(images), SIZE[0], -1, 8).transpose(0, 2, 1, 3)
+    flat = patches.reshape(-1, SIZE[0] * 8).astype(np.float64)
+    variances = np.linalg.eigvalsh(np.cov(flat.T, bias=True))[::-1][:32]
+    deviations = np.sqrt(variances)
+    expected = (0.3 * deviations / (deviations + 0.1 * deviations[0])) ** 2
+
+    projection = model.vit.embeddings.patch_embeddings.projection
+    with torch.no_grad():
+        projected = projection(torch.from_numpy(images)[:, None])
+    outputs = projected.permute(0, 2, 3, 1).reshape(-1, 32).double().numpy()
+    np.testing.assert_allclose(outputs.mean(axis=0), 0, atol=1e-4)
+    found = np.linalg.eigvalsh(np.cov(outputs.T, bias=True))[::-1]
+    np.testing.assert_allclose(found, np.sort(expected)[::-1], rtol=1e-3)
+
+
+def test_ends_before_the_batches_run_out():
+    found = train_vit(new_model(), itertools.islice(batches(), 4), SETTINGS, stop_after=4)
+    assert found.best_step == 4
