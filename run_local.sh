@@ -120,6 +120,7 @@ label() {
   done
   [[ -n $input ]] || die 'no input: name a file, a folder, a glob or a manifest first (see --help)' 2
   [[ -n $output ]] || given+=(--output=labels)
+  export PYTHONSAFEPATH=1 # modules are the installed ones, whatever lies in the current folder
   install run '' torch
   exec "$PY" -m pipeline.main --runner=DirectRunner "${given[@]}"
 }

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.logs import quiet_native_libraries
 from pipeline.options import parse_options
 from pipeline.program import EXIT_DONE, exit_status
 from transforms.errors import UsageError
@@ -66,6 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace, label_args: Sequence[str]) -> int:
+    for arg in label_args:
+        if arg.partition("=")[0] in ("--input", "--max_failure_rate"):
+            raise UsageError(f"{arg}: not an option of an evaluation; see --help")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output={options.output} cannot be made: {error}") from error
     evaluation, failed = evaluate_checkpoint(
         options.model, options.data, options.root, label_args, options.merge
     )
@@ -143,7 +149,6 @@ def _merged(truth: Any, scores: Any, labels: list[str], merge: str) -> tuple[Any
 def _report(evaluation: Evaluation, failed: int, options: argparse.Namespace) -> None:
     from pipeline.plots import plot_confusion
 
-    options.output.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"model": options.model, "data": options.data, "failed": failed}
     content |= dataclasses.asdict(evaluation)
     (options.output / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -182,5 +187,4 @@ def confusion_lines(evaluation: Evaluation) -> list[str]:
 
 
 if __name__ == "__main__":
-    quiet_native_libraries()
     sys.exit(main())

@@ -11,9 +11,10 @@ from pipeline.options import LabelConfig
 from transforms.books import CloseBooks
 from transforms.decode import Decode
 from transforms.inference import RunInference, ViTModelHandler
-from transforms.journal import Journal
+from transforms.journal import Journal, Kind
 from transforms.mel import MelSpectrogram
 from transforms.models.checkpoint import Checkpoint
+from transforms.models.vit import Device, Precision
 from transforms.preprocess import Preprocess
 from transforms.read import ReadFiles
 from transforms.records import FailureRow, PredictionRow, WindowRow, schema_of
@@ -29,6 +30,8 @@ class LabelJob:
     checkpoint: Checkpoint
     carried: pa.Schema  # the manifests' own columns
     provenance: Provenance
+    device: Device  # "auto" only where workers are not on this machine
+    precision: Precision  # never "auto": one number type for all workers
     threads: int  # of PyTorch, in each worker process
 
     @property
@@ -53,7 +56,7 @@ def build_pipeline(pipeline: beam.Pipeline, job: LabelJob) -> None:
     results = _label_windows(read["tracks"], job)
     failures = {"ReadFiles": read["failures"], **results["failures"]}
     durable = [
-        collection | f"Journal/{stage}" >> Journal(job.journal, "failures")
+        collection | f"Journal/{stage}" >> Journal(job.journal, _journal_kind(stage))
         for stage, collection in failures.items()
     ]
     rows = {
@@ -72,20 +75,23 @@ def build_pipeline(pipeline: beam.Pipeline, job: LabelJob) -> None:
     } | CloseBooks(job.books_path)
 
 
+def _journal_kind(stage: str) -> Kind:
+    """Later stages fail window by window, of tracks that the journal counts by their facts."""
+    return "failures" if stage in ("ReadFiles", "Decode") else "window_failures"
+
+
 def _label_windows(tracks: beam.PCollection, job: LabelJob) -> dict:  # type: ignore[type-arg]
     """Decode to inference, fused: no shuffle and no state between these stages."""
     config, front_end = job.config, job.checkpoint.front_end
     handler = ViTModelHandler(
         job.checkpoint,
         batch_size=config.batch_size,
-        device=config.device,  # type: ignore[arg-type]
-        precision=config.precision,  # type: ignore[arg-type]
+        device=job.device,
+        precision=job.precision,
         threads=job.threads,
         embeddings=config.embeddings,
     )
-    decoded = tracks | Decode(
-        front_end, min_seconds=config.min_seconds, max_seconds=config.max_seconds
-    )
+    decoded = tracks | Decode(front_end, min_seconds=config.min_seconds)
     prepared = decoded["windows"] | Preprocess(front_end)
     images = prepared["windows"] | MelSpectrogram(front_end)
     inferred = images["windows"] | RunInference(handler)

@@ -7,7 +7,7 @@ import datetime as dt
 import secrets
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
@@ -22,10 +22,10 @@ from pipeline.runner import Interrupts, beam_options, check_runner, make_runner,
 from transforms.books import Books, read_books
 from transforms.errors import UsageError
 from transforms.journal import count_rows
-from transforms.manifest import carried_schema, check_manifest, is_local, is_manifest
-from transforms.models.checkpoint import load_checkpoint
-from transforms.models.vit import resolve_device
 from transforms.listing import match
+from transforms.manifest import carried_schema, check_manifest, is_local, is_manifest
+from transforms.models.checkpoint import Checkpoint, load_checkpoint
+from transforms.models.vit import Device, Precision, resolve_device, resolve_precision
 from transforms.read import check_inputs
 from transforms.rollup import Provenance
 
@@ -45,8 +45,7 @@ def prepare(config: LabelConfig) -> LabelJob:
         front_end_preset=config.front_end_preset,
         front_end_changes=config.front_end_changes,
     )
-    if config.device == "cuda":
-        resolve_device("cuda")
+    device, precision = _resolve_arithmetic(config)
     check_inputs(config.inputs)
     carried = carried_schema([path for path in config.inputs if is_manifest(path)])
     _check_writable(config.output)
@@ -58,11 +57,31 @@ def prepare(config: LabelConfig) -> LabelJob:
         provenance=Provenance(
             run_id=f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
             pipeline_version=__version__,
-            model_fingerprint=checkpoint.fingerprint,
+            model_fingerprint=_model_fingerprint(checkpoint, precision),
             front_end_fingerprint=checkpoint.front_end.fingerprint(),
         ),
+        device=device,
+        precision=precision,
         threads=threads_per_worker(config),
     )
+
+
+def _resolve_arithmetic(config: LabelConfig) -> tuple[Device, Precision]:
+    """Device and number type for all workers: a row must not depend on which one made it.
+
+    The machines of a cluster may differ from this one and from each other, so that "auto" is
+    float32 there, which all of them have.
+    """
+    asked = cast(Precision, config.precision)
+    if config.runner != "DirectRunner":
+        return cast(Device, config.device), "float32" if asked == "auto" else asked
+    device = cast(Device, resolve_device(cast(Device, config.device)))
+    return device, resolve_precision(asked, device)
+
+
+def _model_fingerprint(checkpoint: Checkpoint, precision: Precision) -> str:
+    """The checkpoint's, marked where scores are not those of float32."""
+    return checkpoint.fingerprint + ("" if precision == "float32" else f"-{precision}")
 
 
 def _check_writable(output: str) -> None:
@@ -141,11 +160,25 @@ def execute(job: LabelJob) -> Books:
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         record(status, books=None, timings={})
+        _remove_unfinished(job)
         raise
     books = read_books(job.books_path)
     record("done", books=books, timings=run_record.stage_timings(result))
-    FileSystems.delete([job.journal])
+    FileSystems.delete([f"{job.journal}/"])  # on object stores the / says: all below it
     return books
+
+
+def _remove_unfinished(job: LabelJob) -> None:
+    """Remove Beam's temporary files, which a reader of the whole folder would take for rows."""
+    for name in ("predictions", "windows", "failures"):
+        pattern = f"{job.config.output}/{name}/beam-temp-{job.provenance.run_id}*/**"
+        try:
+            (found,) = FileSystems.match([pattern])
+            folders = {metadata.path.rpartition("/")[0] + "/" for metadata in found.metadata_list}
+            if folders:
+                FileSystems.delete(sorted(folders))
+        except (OSError, BeamIOError) as error:
+            print(f"could not remove {pattern}: {error}", file=sys.stderr)
 
 
 def _run_graph(job: LabelJob) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from transforms.errors import InputError
-from transforms.manifest import check_manifest, is_manifest, read_manifest
 from transforms.listing import is_folder, match
+from transforms.manifest import check_manifest, is_manifest, read_manifest
 
 LABEL_COLUMNS = ("label", "genre")
 FOLDS = 4

@@ -26,10 +26,15 @@ def set_up_logging() -> None:
     handler = logging.StreamHandler()
     handler.addFilter(is_wanted)
     logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "WARNING").upper(),
+        level=_level(),
         format="%(levelname)s %(name)s: %(message)s",
         handlers=[handler],
     )
+
+
+def _level() -> int:
+    level = logging.getLevelName(os.environ.get("LOG_LEVEL", "WARNING").upper())
+    return level if isinstance(level, int) else logging.WARNING
 
 
 def quiet_native_libraries() -> None:

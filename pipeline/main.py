@@ -18,7 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit status, as the end of ``--help`` states them.
     """
-    config = parse_options(argv)
+    return run(parse_options(argv))
+
+
+def run(config: LabelConfig) -> int:
+    """Run the labelling job of a configuration; returns the exit status."""
     return exit_status(lambda: _label(config))
 
 
@@ -29,5 +33,7 @@ def _label(config: LabelConfig) -> int:
 
 
 if __name__ == "__main__":
-    quiet_native_libraries()
-    sys.exit(main())
+    options = parse_options()
+    if options.workers == 1:  # else the decoders are in worker processes, which see to it
+        quiet_native_libraries()
+    sys.exit(run(options))

@@ -46,7 +46,6 @@ class LabelConfig:
     embeddings: bool
     top_k: int
     min_seconds: float
-    max_seconds: float
     max_failure_rate: float
     runner: str
     workers: int
@@ -82,6 +81,16 @@ def _path(text: str) -> str:
 
 
 _path.__name__ = "path"
+
+
+def _batch_size(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 4096:
+        raise ValueError
+    return value
+
+
+_batch_size.__name__ = "number from 1 to 4096"
 
 
 def available_cores() -> int:
@@ -161,7 +170,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--batch_size",
-        type=_positive(int),
+        type=_batch_size,
         default=8,
         metavar="WINDOWS",
         help="windows per call of the model (default: %(default)s)",
@@ -184,6 +193,12 @@ def _add_front_end(group: argparse._ArgumentGroup) -> None:
         "the entire track squeezed into one image",
     )
     group.add_argument("--window_seconds", type=_positive(float), metavar="SECONDS")
+    group.add_argument(
+        "--max_seconds",
+        type=_positive(float),
+        metavar="SECONDS",
+        help="decode no further than this (default: a day; with --windows=whole, half an hour)",
+    )
     group.add_argument(
         "--hop_seconds",
         type=_positive(float),
@@ -235,13 +250,6 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         help="less sound than this is a failure, too_short (default: %(default)s)",
     )
     group.add_argument(
-        "--max_seconds",
-        type=_positive(float),
-        default=86_400.0,
-        metavar="SECONDS",
-        help="decode no further than this (default: %(default)s)",
-    )
-    group.add_argument(
         "--max_failure_rate",
         type=_share,
         default=1.0,
@@ -273,7 +281,6 @@ def parse_options(argv: Sequence[str] | None = None) -> LabelConfig:
         embeddings=options.embeddings,
         top_k=options.top_k,
         min_seconds=options.min_seconds,
-        max_seconds=options.max_seconds,
         max_failure_rate=options.max_failure_rate,
         runner=options.runner,
         workers=options.workers,
@@ -284,7 +291,7 @@ def parse_options(argv: Sequence[str] | None = None) -> LabelConfig:
 
 def _front_end_changes(options: argparse.Namespace) -> dict[str, Any]:
     names = ("windows", "window_seconds", "hop_seconds", "denoise", "trim_silence_db",
-             "normalize_peak", "remove_dc")  # fmt: skip
+             "max_seconds", "normalize_peak", "remove_dc")  # fmt: skip
     given = {name: getattr(options, name) for name in names}
     changes = {name: value for name, value in given.items() if value is not None}
     if "window_seconds" in changes:

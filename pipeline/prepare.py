@@ -116,7 +116,6 @@ def _read(folder: Path, uris: Sequence[str], front_end: FrontEnd, dtype: ImageTy
     failed = ds.dataset(folder / "failures").to_table().to_pylist()
     failures = {row["uri"]: f"{row['reason']}: {row['message']}" for row in failed}
     index_of = {uri: index for index, uri in enumerate(uris) if uri not in failures}
-    # The images stay where Arrow mapped them until they are copied, one at a time.
     table = ds.dataset(folder / "windows").to_table()
     track = np.array([index_of.get(uri, -1) for uri in table["uri"].to_pylist()], dtype=np.int64)
     content_s = table["content_s"].to_numpy()

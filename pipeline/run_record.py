@@ -13,10 +13,10 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline.graph import LabelJob
 from transforms.books import Books
-from transforms.stage_metrics import BUSY_METRIC
+from transforms.stage_metrics import BUSY_METRIC, FAILED_PREFIX
 
 _LIBRARIES = ("apache-beam", "torch", "transformers", "numpy", "scipy", "soxr", "soundfile", "av",
-              "pyarrow")  # fmt: skip
+              "librosa", "noisereduce", "pyarrow")  # fmt: skip
 _OWN_NAMESPACES = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", "RollUp")
 _BEAM_INFERENCE = "BeamML_ViT"
 
@@ -37,7 +37,8 @@ def stage_timings(result: Any) -> dict[str, dict[str, float]]:
     found = result.metrics().query()
     for counter in found["counters"]:
         stage, _, _ = counter.key.metric.namespace.partition("/")
-        if counter.key.metric.namespace in _OWN_NAMESPACES:
+        own = counter.key.metric.namespace in _OWN_NAMESPACES
+        if own or (stage in _OWN_NAMESPACES and counter.key.metric.name.startswith(FAILED_PREFIX)):
             stages.setdefault(stage, {})[counter.key.metric.name] = counter.result
     for distribution in found["distributions"]:
         name, namespace = distribution.key.metric.name, distribution.key.metric.namespace
@@ -73,7 +74,9 @@ def run_json(
         "threads_per_worker": job.threads,
         "model": {
             "folder": str(job.checkpoint.folder),
-            "fingerprint": job.checkpoint.fingerprint,
+            "fingerprint": job.provenance.model_fingerprint,
+            "device": job.device,
+            "precision": job.precision,
             "labels": list(job.checkpoint.labels),
             "unknown_threshold": job.checkpoint.unknown_threshold,
         },

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.logs import quiet_native_libraries
 from pipeline.options import available_cores
 from pipeline.program import EXIT_DONE, exit_status, refuse_existing
 from transforms.errors import UsageError
@@ -195,5 +194,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    quiet_native_libraries()
     sys.exit(main())

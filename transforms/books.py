@@ -1,7 +1,8 @@
 """Books: every input has exactly one outcome, counted inside the graph.
 
-What goes in is counted where ReadFiles lists it, what comes out where rows leave for Parquet;
-neither count knows of the other, so a stage that loses or doubles a track is found out.
+What goes in is counted as ReadFiles hands it on (repetitions of one listing merged, and counted
+in the metric ``duplicate_listings``), what comes out where rows leave for Parquet. Neither count
+knows of the other, so a stage that loses or doubles a track is found out.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def track_facts(uri: str, source: Fetched, audio: Audio, window_count: int) -> T
 
 
 def decode_track(
-    uri: str, source: Fetched, front_end: FrontEnd, *, min_seconds: float, max_seconds: float
+    uri: str, source: Fetched, front_end: FrontEnd, *, min_seconds: float
 ) -> Iterator[AudioWindow | TrackFacts]:
     """Decode one track: its windows, then its facts.
 
@@ -178,9 +178,9 @@ def decode_track(
     source : Fetched
         Its bytes.
     front_end : FrontEnd
-        Says which windows.
-    min_seconds, max_seconds : float
-        Less sound than the first is a failure; decoding stops at the second.
+        Says which windows, and where decoding stops.
+    min_seconds : float
+        Less sound than this is a failure.
 
     Yields
     ------
@@ -194,7 +194,7 @@ def decode_track(
     StageError
         If the file cannot be decoded, or holds less than ``min_seconds`` of sound.
     """
-    total = None
+    total, max_seconds = None, front_end.decoded_seconds
     if needs_total(front_end):
         total = count_frames(source.path, max_seconds=max_seconds)
     with open_audio(source.path, max_seconds=max_seconds) as audio:
@@ -219,12 +219,10 @@ class Decode(beam.PTransform):  # type: ignore[misc]
     Parameters
     ----------
     front_end : FrontEnd
-        Says which windows a track has.
+        Says which windows a track has, and where decoding stops (warning ``too_long``).
     min_seconds : float
         A track with less decoded sound is a ``too_short`` failure. Windows of it may have left
         by then: a failure outweighs them.
-    max_seconds : float
-        Decoding stops there, with the warning ``too_long``.
 
     Returns
     -------
@@ -238,10 +236,9 @@ class Decode(beam.PTransform):  # type: ignore[misc]
 
     front_end: FrontEnd
     min_seconds: float = 0.1
-    max_seconds: float = 86_400.0
 
     def expand(self, tracks: pvalue.PCollection[Track]) -> pvalue.DoOutputsTuple:
-        do_fn = _DecodeFn(self.front_end, self.min_seconds, self.max_seconds)
+        do_fn = _DecodeFn(self.front_end, self.min_seconds)
         outputs: pvalue.DoOutputsTuple = tracks | beam.ParDo(do_fn).with_outputs(
             FACTS, FAILURES, main=WINDOWS
         )
@@ -249,10 +246,9 @@ class Decode(beam.PTransform):  # type: ignore[misc]
 
 
 class _DecodeFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, front_end: FrontEnd, min_seconds: float, max_seconds: float) -> None:
+    def __init__(self, front_end: FrontEnd, min_seconds: float) -> None:
         self._front_end = front_end
         self._min_seconds = min_seconds
-        self._max_seconds = max_seconds
         self._meter = StageMeter(STAGE)
 
     def process(self, track: Track) -> Iterator[_Output]:
@@ -269,13 +265,7 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
             yield _with_size(item, size_bytes)
 
     def _decode(self, uri: str, source: Fetched) -> Iterator[AudioWindow | TrackFacts]:
-        return decode_track(
-            uri,
-            source,
-            self._front_end,
-            min_seconds=self._min_seconds,
-            max_seconds=self._max_seconds,
-        )
+        return decode_track(uri, source, self._front_end, min_seconds=self._min_seconds)
 
 
 def _tagged(item: AudioWindow | TrackFacts) -> _Output:

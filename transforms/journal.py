@@ -26,15 +26,24 @@ from apache_beam.io.filesystems import FileSystems
 from transforms.manifest import is_local
 from transforms.records import Failure, TrackFacts, WindowPrediction, row_dict
 
-Kind = Literal["tracks", "windows", "failures"]
+Kind = Literal["tracks", "windows", "failures", "window_failures"]
 T = TypeVar("T")
 
-_SEGMENT = re.compile(r"(tracks|windows|failures)-(\d+)-[0-9a-f]+\.parquet")
+_SEGMENT = re.compile(r"(tracks|windows|failures|window_failures)-(\d+)-[0-9a-f]+\.parquet")
 _MAX_ROWS = 2_000
 _FIRST_FLUSH_S, _MAX_FLUSH_S = 1.0, 30.0  # doubling: a short run shows progress, a long one
 #                                           writes few files and loses half a minute at most
 
 _FLOATS = pa.list_(pa.float32())
+_FAILURE = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+        ("size_bytes", pa.int64()),
+    ]
+)
 _SCHEMAS: dict[Kind, pa.Schema] = {
     "tracks": pa.schema(
         [
@@ -62,15 +71,8 @@ _SCHEMAS: dict[Kind, pa.Schema] = {
             ("embedding", _FLOATS),
         ]
     ),
-    "failures": pa.schema(
-        [
-            ("uri", pa.string()),
-            ("stage", pa.string()),
-            ("reason", pa.string()),
-            ("message", pa.string()),
-            ("size_bytes", pa.int64()),
-        ]
-    ),
+    "failures": _FAILURE,
+    "window_failures": _FAILURE,
 }
 
 
@@ -159,21 +161,20 @@ class SegmentBuffer(Generic[T]):
 
 
 class _JournalDoFn(beam.DoFn):  # type: ignore[misc]
+    _buffer: SegmentBuffer[Any]  # from setup on
+
     def __init__(self, folder: str, kind: Kind) -> None:
         self._folder = folder
         self._kind: Kind = kind
-        self._buffer: SegmentBuffer[Any] | None = None
 
     def setup(self) -> None:
         self._buffer = SegmentBuffer(lambda rows: commit_segment(self._folder, self._kind, rows))
 
     def process(self, record: TrackFacts | WindowPrediction | Failure) -> Iterator[Any]:
-        assert self._buffer is not None
         self._buffer.add(record)
         yield record
 
     def finish_bundle(self) -> None:
-        assert self._buffer is not None
         self._buffer.flush()
 
 
@@ -185,8 +186,9 @@ class Journal(beam.PTransform):  # type: ignore[misc]
     ----------
     folder : str
         ``OUTPUT/journal/RUN_ID``.
-    kind : {"tracks", "windows", "failures"}
-        Which records these are: TrackFacts, WindowPrediction or Failure.
+    kind : {"tracks", "windows", "failures", "window_failures"}
+        Which records these are: TrackFacts, WindowPrediction, or the Failure of a whole track or
+        of one window of a track that has its facts.
     """
 
     folder: str

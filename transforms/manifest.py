@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.csv
@@ -27,6 +28,7 @@ from transforms.errors import InputError
 from transforms.records import FailureRow, Listing, PredictionRow
 
 _FORMATS = {".csv": "csv", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
+_FILE_SCHEME = "file://"
 _RESULT_COLUMNS = {f.name for row in (PredictionRow, FailureRow) for f in fields(row)}
 URI_COLUMNS, TRACK_ID_COLUMN = ("uri", "path"), "track_id"
 
@@ -42,7 +44,9 @@ def is_local(path: str) -> bool:
 
 
 def resolve(uri: str, root: str) -> str:
-    """``uri`` if it is absolute or has a scheme, else the same under ``root``."""
+    """One spelling of a uri: local ones as absolute paths, relative ones under ``root``."""
+    if uri.startswith(_FILE_SCHEME):
+        return os.path.abspath(unquote(uri.removeprefix(_FILE_SCHEME).removeprefix("localhost")))
     if not is_local(uri):
         return uri
     if is_local(root):

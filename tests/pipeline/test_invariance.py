@@ -57,7 +57,7 @@ def assert_close(found, expected):
             assert row[name] == same, (row["uri"], name)
 
 
-@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("batch_size", [1, 16])
 def test_batch_size(tracks, tiny_checkpoint, reference, tmp_path, batch_size):
     rows = run(tracks, tiny_checkpoint, tmp_path, batch_size=batch_size)
     for found, expected in zip(rows, reference, strict=True):

@@ -125,7 +125,7 @@ def test_too_short(tmp_path, windows):
 
 
 def test_max_seconds(wav):
-    windows, facts, _ = decoded(wav, max_seconds=1.5)
+    windows, facts, _ = decoded(wav, front_end=dataclasses.replace(FRONT_END, max_seconds=1.5))
     assert len(windows) == 2
     assert facts[0].duration_s == 1.5
     assert facts[0].decode_warnings == ("too_long",)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from transforms.errors import CheckpointError
 from transforms.models.checkpoint import THRESHOLD_KEY, check_image_size, read_threshold
 from transforms.models.front_end import FrontEnd
+from transforms.models.vit_training import save_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -201,6 +202,4 @@ def convert(
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"{source}: {error}") from error
-    output.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output)
-    front_end.save(output)
+    save_checkpoint(model, output, front_end, unknown_threshold)

@@ -20,6 +20,8 @@ from transforms.errors import FrontEndError
 FRONT_END_FILE = "preprocessor_config.json"
 TYPE_KEY, TYPE = "feature_extractor_type", "LogMelFrontEnd"
 
+MAX_IMAGE_SECONDS = 1_800.0  # of one window, which is held in memory
+
 ChannelRule = Literal["mean", "first"]
 Denoise = Literal["none", "spectral_gate"]
 
@@ -51,18 +53,22 @@ class FrontEnd:
     denoise: Denoise = "none"
     trim_silence_db: float | None = None  # cut edges quieter than this under the peak
     normalize_peak: bool = False  # scale the window's peak to 1.0
+    max_seconds: float = 86_400.0  # of a track at most; decoding stops there
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
         for name in ("sample_rate_hz", "n_fft", "hop_length", "n_mels", "top_db",
-                     "image_height", "image_width", "window_seconds", "hop_seconds"):
+                     "image_height", "image_width", "window_seconds", "hop_seconds",
+                     "max_seconds"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise FrontEndError(f"front end: {name} must be positive, not {value}")
         for name in ("window_seconds", "hop_seconds"):
-            if getattr(self, name) * self.sample_rate_hz < 1:
-                raise FrontEndError(f"front end: {name} must be one sample at least")
+            if not 1 / self.sample_rate_hz <= getattr(self, name) <= MAX_IMAGE_SECONDS:
+                raise FrontEndError(
+                    f"front end: {name} must be from one sample to {MAX_IMAGE_SECONDS:g} s"
+                )
         if not 0 <= self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
             raise FrontEndError(
                 f"front end: need 0 <= fmin_hz < fmax_hz <= sample_rate_hz / 2, not "
@@ -85,6 +91,13 @@ class FrontEnd:
     def window_samples(self) -> int:
         """Samples of one full window at ``sample_rate_hz``."""
         return round(self.window_seconds * self.sample_rate_hz)
+
+    @property
+    def decoded_seconds(self) -> float:
+        """Where decoding stops: ``max_seconds``, or sooner where one image holds the track."""
+        if self.windows == "whole":
+            return min(self.max_seconds, MAX_IMAGE_SECONDS)
+        return self.max_seconds
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with every setting that can change a label."""
