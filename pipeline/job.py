@@ -164,8 +164,13 @@ def execute(job: LabelJob) -> Books:
         raise
     books = read_books(job.books_path)
     record("done", books=books, timings=run_record.stage_timings(result))
-    FileSystems.delete([f"{job.journal}/"])  # on object stores the / says: all below it
+    _delete_tree(job.journal)
     return books
+
+
+def _delete_tree(folder: str) -> None:
+    """Delete a folder; on object stores the closing / says that all below it is meant."""
+    FileSystems.delete([folder if is_local(folder) else f"{folder}/"])
 
 
 def _remove_unfinished(job: LabelJob) -> None:
@@ -174,9 +179,8 @@ def _remove_unfinished(job: LabelJob) -> None:
         pattern = f"{job.config.output}/{name}/beam-temp-{job.provenance.run_id}*/**"
         try:
             (found,) = FileSystems.match([pattern])
-            folders = {metadata.path.rpartition("/")[0] + "/" for metadata in found.metadata_list}
-            if folders:
-                FileSystems.delete(sorted(folders))
+            for folder in {metadata.path.rpartition("/")[0] for metadata in found.metadata_list}:
+                _delete_tree(folder)
         except (OSError, BeamIOError) as error:
             print(f"could not remove {pattern}: {error}", file=sys.stderr)
 
