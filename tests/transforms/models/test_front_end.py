@@ -36,6 +36,7 @@ OTHER = {
     "denoise": "spectral_gate",
     "trim_silence_db": 60.0,
     "normalize_peak": True,
+    "max_seconds": 60.0,
 }
 
 
@@ -58,6 +59,14 @@ def test_fingerprint_changes_with_every_setting(name):
     assert changed.fingerprint() != CCMUSIC.fingerprint()
     assert len(changed.fingerprint()) == 16
     assert int(changed.fingerprint(), 16) >= 0
+
+
+def test_a_track_in_one_image_has_a_bound():
+    whole = CCMUSIC.changed(windows="whole")
+    assert (CCMUSIC.decoded_seconds, whole.decoded_seconds) == (86_400.0, 1_800.0)
+    assert whole.changed(max_seconds=60.0).decoded_seconds == 60.0
+    with pytest.raises(FrontEndError, match="window_seconds must be from one sample to 1800 s"):
+        CCMUSIC.changed(window_seconds=1e9)
 
 
 def test_equal_front_ends_have_equal_fingerprints():
