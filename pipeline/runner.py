@@ -132,7 +132,8 @@ class Interrupts:
             threading.excepthook = self._hook  # else the other workers' ends are of no interest
         elif self._death is not None:
             raise CatalogError(
-                f"a worker process died, of too little memory? Try --workers=1. {self._death}"
+                f"a worker process died: {self._death} (-9 is mostly too little memory: try "
+                "fewer --workers)"
             ) from None
         elif self._interrupted:
             raise KeyboardInterrupt from None
