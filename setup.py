@@ -55,6 +55,8 @@ DEV = [
     "mypy>=1.18,<3",
     "duckdb>=1.2,<3",  # reads the output in the tests, as an analyst would
     "polars>=1.20,<3",  # the same
+    "boto3>=1.35,<2",  # what Beam reads s3:// with
+    "moto[server]>=5,<6",  # an S3 server for the tests
     "pandas>=2.2,<4",  # the same
     "torchvision>=0.21,<1",  # what transformers' own image processor needs, our oracle
 ]

@@ -181,7 +181,7 @@ class Crops:
         sample = image_statistics(self.augmented(self._tracks, how.stretch))
         mean, deviation = sample.mean(axis=0), sample.std(axis=0) + 1e-6
         scale = np.sqrt(statistics_weights())  # a scaled target is a weighted square error
-        queue = np.empty(0, dtype=np.int64)
+        queue: IntArray = np.empty(0, dtype=np.int64)
         while True:
             while len(queue) < size:
                 queue = np.concatenate([queue, self._rng.permutation(self._tracks)])
@@ -242,7 +242,8 @@ def pool(
     chosen = np.isin(data.windows.track, tracks)
     weights = data.windows.content_s[chosen].astype(np.float32)
     scores = [mean_scores(log_probs[owner == t], weights[owner == t]) for t in tracks]
-    return np.log(np.maximum(np.stack(scores), np.finfo(np.float32).tiny))
+    floored = np.maximum(np.stack(scores), np.finfo(np.float32).tiny)
+    return np.asarray(np.log(floored), dtype=np.float32)
 
 
 def _loss_and_accuracy(

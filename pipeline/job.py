@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import logging
 import secrets
 import sys
 import time
@@ -98,12 +99,15 @@ def _check_writable(output: str) -> None:
     except (OSError, BeamIOError) as error:
         if not FileSystems.exists(f"{output}/runs"):
             raise UsageError(f"--output={output} cannot be created: {error}") from error
+    logging.disable()  # Beam logs a traceback of what the one line says
     try:
         with FileSystems.create(probe) as stream:
-            stream.write(b"")
+            stream.write(b"can be written\n")  # Beam's S3 client fails on an empty object
         FileSystems.delete([probe])
-    except (OSError, BeamIOError, ValueError) as error:
+    except Exception as error:  # each file system has its own kinds
         raise UsageError(f"--output={output} cannot be written: {error}") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def count_inputs(config: LabelConfig) -> int:

@@ -57,7 +57,8 @@ def fade(sound: Samples, rate: int, attack_s: float, release_s: float) -> Sample
 def partials(phase: Samples, frequency_hz: float, rate: int, limit: int, tilt: float) -> Samples:
     """Harmonics 1..limit with amplitudes ``n ** -tilt``, none above half the sample rate."""
     count = max(1, min(limit, int(rate / 2 / (frequency_hz * 1.03))))
-    twice_cos, before, wave = 2 * np.cos(phase), np.zeros(len(phase)), np.sin(phase)
+    before: Samples = np.zeros(len(phase))
+    twice_cos, wave = 2 * np.cos(phase), np.sin(phase)
     total = wave.copy()
     for n in range(2, count + 1):  # sin(n x) = 2 cos(x) sin((n - 1) x) - sin((n - 2) x)
         before, wave = wave, twice_cos * wave - before
@@ -118,19 +119,20 @@ def noise(
 def kick(rate: int) -> Samples:
     """A bass drum: a sine that falls from 170 to 45 Hz."""
     t = clock(0.3, rate)
-    return np.sin(2 * np.pi * (45 * t - 125 / 30 * np.exp(-30 * t))) * np.exp(-9 * t)
+    fall = np.sin(2 * np.pi * (45 * t - 125 / 30 * np.exp(-30 * t)))
+    return np.asarray(fall * np.exp(-9 * t))
 
 
 def snare(rate: int, rng: np.random.Generator) -> Samples:
     """A snare drum: a short tone under a burst of noise."""
     t = clock(0.22, rate)
     rattle = noise(0.22, rate, rng, 900, 9000)
-    return (np.sin(2 * np.pi * 185 * t) + rattle) * np.exp(-16 * t) * 0.6
+    return np.asarray((np.sin(2 * np.pi * 185 * t) + rattle) * np.exp(-16 * t) * 0.6)
 
 
 def hat(rate: int, rng: np.random.Generator) -> Samples:
     """A closed hi-hat: a very short burst of high noise."""
-    return noise(0.07, rate, rng, 6000, 15000) * np.exp(-60 * clock(0.07, rate))
+    return np.asarray(noise(0.07, rate, rng, 6000, 15000) * np.exp(-60 * clock(0.07, rate)))
 
 
 # Mixing: notes into a track.

@@ -70,7 +70,7 @@ def equalise(
     """Add a random piecewise-linear curve over the mel bands."""
     bands = np.linspace(0, knots - 1, len(decibels))
     curve = np.interp(bands, np.arange(knots), rng.normal(0, amount_db, knots))
-    return decibels + curve[:, None].astype(np.float32)
+    return np.asarray(decibels + curve[:, None].astype(np.float32))
 
 
 def shift_bands(decibels: FloatArray, bands: int) -> FloatArray:

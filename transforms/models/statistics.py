@@ -43,7 +43,7 @@ def image_statistics(images: FloatArray, coefficients: int = 20) -> FloatArray:
     correlation = scaled @ scaled.transpose(0, 2, 1) / scaled.shape[2]
     first, second = np.triu_indices(coefficients, 1)
     parts = [mean, np.log(deviation), np.log(change), correlation[:, first, second]]
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    return np.asarray(np.concatenate(parts, axis=1), dtype=np.float32)
 
 
 def statistics_weights(coefficients: int = 20) -> FloatArray:
