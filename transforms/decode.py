@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
-from urllib.parse import unquote
 
 import apache_beam as beam
 from apache_beam import pvalue
@@ -19,6 +18,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from transforms.decoders import Audio, open_audio
 from transforms.errors import Reason, StageError
+from transforms.manifest import file_uri_path
 from transforms.models.front_end import FrontEnd
 from transforms.records import AudioWindow, Failure, FloatArray, Track, TrackFacts
 from transforms.stage_metrics import FAILURES, StageMeter
@@ -30,7 +30,6 @@ WINDOWS, FACTS = "windows", "facts"
 _Output: TypeAlias = "AudioWindow | pvalue.TaggedOutput[Any, Any]"
 
 _CHUNK_BYTES = 1 << 20
-_FILE_SCHEME = "file://"
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Fetched:
 
 def local_path(uri: str) -> Path | None:
     """Return the local file that ``uri`` names, or None where it is on another filesystem."""
-    if uri.startswith(_FILE_SCHEME):
-        return Path(unquote(uri.removeprefix(_FILE_SCHEME).removeprefix("localhost")))
+    if (named := file_uri_path(uri)) is not None:
+        return Path(named)
     return Path(uri) if FileSystems.get_scheme(uri) is None else None
 
 

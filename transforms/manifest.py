@@ -43,10 +43,17 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
+def file_uri_path(uri: str) -> str | None:
+    """The local path that a ``file://`` uri names; None for any other uri."""
+    if not uri.startswith(_FILE_SCHEME):
+        return None
+    return unquote(uri.removeprefix(_FILE_SCHEME).removeprefix("localhost"))
+
+
 def resolve(uri: str, root: str) -> str:
     """One spelling of a uri: local ones as absolute paths, relative ones under ``root``."""
-    if uri.startswith(_FILE_SCHEME):
-        return os.path.abspath(unquote(uri.removeprefix(_FILE_SCHEME).removeprefix("localhost")))
+    if (named := file_uri_path(uri)) is not None:
+        return os.path.abspath(named)
     if not is_local(uri):
         return uri
     if is_local(root):

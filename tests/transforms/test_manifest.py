@@ -236,3 +236,11 @@ def test_column_names_must_differ_in_the_result(tmp_path, write):
         path = write(tmp_path, [{"uri": "x.mp3", "label": "a", "manifest_label": "b"}])
     with pytest.raises(InputError, match="manifest_label"):
         check_manifest(path)
+
+
+@pytest.mark.parametrize(
+    "uri", ["file:///music/a b.mp3", "file:///music/a%20b.mp3", "file://localhost/music/a b.mp3",
+            "/music/a b.mp3", "/music/x/../a b.mp3", "a b.mp3"],
+)  # fmt: skip
+def test_one_file_has_one_spelling(uri):
+    assert resolve(uri, "/music") == "/music/a b.mp3"
