@@ -10,6 +10,7 @@ import pytest
 import soxr
 
 from tests.audio_files import noise, sine
+from transforms.channels import to_mono
 from transforms.errors import Reason, StageError
 from transforms.models.front_end import PRESETS
 from transforms.preprocess import (
@@ -21,7 +22,6 @@ from transforms.preprocess import (
     remove_dc,
     resample,
     spectral_gate,
-    to_mono,
     trim_silence,
 )
 from transforms.records import AudioWindow
