@@ -9,17 +9,20 @@ import pyarrow as pa
 
 from pipeline.options import LabelConfig
 from transforms.books import CloseBooks
+from transforms.dataset import Target
 from transforms.decode import Decode
 from transforms.inference import RunInference, ViTModelHandler
-from transforms.journal import Journal, Kind
+from transforms.known import EMBEDDINGS_KEY, KnownRows
 from transforms.mel import MelSpectrogram
 from transforms.models.checkpoint import Checkpoint
 from transforms.models.vit import Device, Precision
 from transforms.preprocess import Preprocess
 from transforms.read import ReadFiles
-from transforms.records import FailureRow, PredictionRow, WindowRow, schema_of
+from transforms.records import PredictionRow, schema_of
+from transforms.reuse import copy_rows
 from transforms.rollup import LabelRule, Provenance, RollUp
-from transforms.write import WriteToJsonLines, WriteToParquet
+from transforms.sandbox import DecoderLimits
+from transforms.write import WriteToParquet
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class LabelJob:
     device: Device  # "auto" only where workers are not on this machine
     precision: Precision  # never "auto": one number type for all workers
     threads: int  # of PyTorch, in each worker process
+    limits: DecoderLimits  # of the decoding of one file
+    resumed_runs: tuple[str, ...] = ()  # interrupted ones that this one goes on with
 
     @property
     def journal(self) -> str:
@@ -44,40 +49,58 @@ class LabelJob:
         """Where the graph writes the reconciled counts."""
         return f"{self.journal}/books.json"
 
+    @property
+    def target(self) -> Target:
+        """Where this run's rows go."""
+        config = self.config
+        return Target(config.output, self.provenance.run_id, config.format == "json")
+
+    @property
+    def predictions_schema(self) -> pa.Schema:
+        """Of the predictions, the manifests' own columns included."""
+        schema = schema_of(PredictionRow, labels=self.checkpoint.labels, extra=self.carried)
+        embeddings = str(self.config.embeddings).lower()
+        return schema.with_metadata({**schema.metadata, EMBEDDINGS_KEY: embeddings})
+
+    @property
+    def known(self) -> KnownRows | None:
+        """Which rows of earlier runs make labelling needless."""
+        config = self.config
+        if config.relabel:
+            return None
+        return KnownRows(
+            output=config.output,
+            run_id=self.provenance.run_id,
+            model_fingerprint=self.provenance.model_fingerprint,
+            front_end_fingerprint=self.provenance.front_end_fingerprint,
+            embeddings=config.embeddings,
+            resumed_runs=self.resumed_runs,
+            by_version=config.verify == "version",
+        )
+
 
 def build_pipeline(pipeline: beam.Pipeline, job: LabelJob) -> None:
     """Wire the stages; see the picture in README."""
-    config = job.config
+    inputs = job.config.inputs
     read = (
         pipeline
-        | "Inputs" >> beam.Create(list(config.inputs), reshuffle=False)
-        | ReadFiles(root=config.root)
+        | "Inputs" >> beam.Create(list(inputs), reshuffle=False)
+        | ReadFiles(job.config.root, job.known, job.journal, one_input=len(inputs) == 1)
     )
-    results = _label_windows(read["tracks"], job)
-    failures = {"ReadFiles": read["failures"], **results["failures"]}
-    durable = [
-        collection | f"Journal/{stage}" >> Journal(job.journal, _journal_kind(stage))
-        for stage, collection in failures.items()
-    ]
-    rows = {
-        "tracks": read["tracks"],
-        "facts": results["facts"] | "Journal/tracks" >> Journal(job.journal, "tracks"),
-        "predictions": results["predictions"]
-        | "Journal/windows" >> Journal(job.journal, "windows"),
-        "failures": durable | "Failures" >> beam.Flatten(),
-    } | RollUp(_label_rule(job), job.provenance)
-    _write(rows, job)
-    {
-        "tracks": read["tracks"],
-        "read_failures": read["failures"],
-        "predictions": rows["predictions"],
-        "failures": rows["failures"],
-    } | CloseBooks(job.books_path)
-
-
-def _journal_kind(stage: str) -> Kind:
-    """Later stages fail window by window, of tracks that the journal counts by their facts."""
-    return "failures" if stage in ("ReadFiles", "Decode") else "window_failures"
+    labelled = _label_windows(read["tracks"], job)
+    rolled_up = labelled["predictions"] | RollUp(_label_rule(job), job.provenance)
+    failures = {
+        "ReadFiles": read["failures"],
+        **labelled["failures"],
+        "RollUp": rolled_up["failures"],
+    }
+    published = {
+        "tracks": rolled_up["tracks"],
+        "parts": rolled_up["parts"],
+        "copies": labelled["copies"],
+        **{f"failures/{stage}": failed for stage, failed in failures.items()},
+    } | WriteToParquet(job.journal, job.target, job.predictions_schema, job.provenance)
+    (read["counts"], labelled["counts"], published) | CloseBooks(job.books_path)
 
 
 def _label_windows(tracks: beam.PCollection, job: LabelJob) -> dict:  # type: ignore[type-arg]
@@ -91,13 +114,14 @@ def _label_windows(tracks: beam.PCollection, job: LabelJob) -> dict:  # type: ig
         threads=job.threads,
         embeddings=config.embeddings,
     )
-    decoded = tracks | Decode(front_end, min_seconds=config.min_seconds)
+    decoded = tracks | Decode(front_end, config.min_seconds, job.limits, job.known)
     prepared = decoded["windows"] | Preprocess(front_end)
     images = prepared["windows"] | MelSpectrogram(front_end)
     inferred = images["windows"] | RunInference(handler)
     return {
-        "facts": decoded["facts"],
         "predictions": inferred["predictions"],
+        "copies": decoded["known"] | "Copies" >> beam.FlatMap(copy_rows, job.provenance),
+        "counts": decoded["counts"],
         "failures": {
             "Decode": decoded["failures"],
             "Preprocess": prepared["failures"],
@@ -109,17 +133,3 @@ def _label_windows(tracks: beam.PCollection, job: LabelJob) -> dict:  # type: ig
 
 def _label_rule(job: LabelJob) -> LabelRule:
     return LabelRule(job.checkpoint.labels, job.checkpoint.unknown_threshold, job.config.top_k)
-
-
-def _write(rows: beam.pvalue.DoOutputsTuple, job: LabelJob) -> None:
-    output, run_id = job.config.output, job.provenance.run_id
-    labels = job.checkpoint.labels
-    schemas = {
-        "predictions": schema_of(PredictionRow, labels=labels, extra=job.carried),
-        "windows": schema_of(WindowRow, labels=labels),
-        "failures": schema_of(FailureRow),
-    }
-    for name, schema in schemas.items():
-        rows[name] | f"WriteToParquet/{name}" >> WriteToParquet(f"{output}/{name}", run_id, schema)
-    if job.config.format == "json":
-        rows["predictions"] | WriteToJsonLines(f"{output}/json", run_id, schemas["predictions"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import logging
+import re
 import secrets
 import sys
 import time
@@ -19,16 +21,20 @@ from pipeline.graph import LabelJob, build_pipeline
 from pipeline.options import LabelConfig
 from pipeline.program import EXIT_DONE, EXIT_TOO_MANY_FAILURES
 from pipeline.progress import Progress
+from pipeline.recovery import recover
 from pipeline.runner import Interrupts, beam_options, check_runner, make_runner, threads_per_worker
+from transforms import errors
 from transforms.books import Books, read_books
-from transforms.errors import UsageError
-from transforms.journal import count_rows
-from transforms.listing import match
-from transforms.manifest import carried_schema, check_manifest, is_local, is_manifest
+from transforms.durable import delete_tree
+from transforms.errors import CatalogError, StorageError, UsageError
+from transforms.journal import commit_count, count_rows
+from transforms.lock import locked
+from transforms.manifest import carried_schema, is_local, is_manifest
 from transforms.models.checkpoint import Checkpoint, load_checkpoint
 from transforms.models.vit import Device, Precision, resolve_device, resolve_precision
 from transforms.read import check_inputs
 from transforms.rollup import Provenance
+from transforms.sandbox import DecoderLimits
 
 
 def prepare(config: LabelConfig) -> LabelJob:
@@ -64,6 +70,7 @@ def prepare(config: LabelConfig) -> LabelJob:
         device=device,
         precision=precision,
         threads=threads_per_worker(config),
+        limits=DecoderLimits(config.decode_timeout_seconds, config.decode_memory_mib << 20),
     )
 
 
@@ -110,14 +117,6 @@ def _check_writable(output: str) -> None:
         logging.disable(logging.NOTSET)
 
 
-def count_inputs(config: LabelConfig) -> int:
-    """Files that the inputs name; a file that two inputs name counts twice."""
-    return sum(
-        check_manifest(path)[1] if is_manifest(path) else sum(1 for _ in match(path))
-        for path in config.inputs
-    )
-
-
 def run(job: LabelJob) -> int:
     """Execute the job and print its table.
 
@@ -125,9 +124,20 @@ def run(job: LabelJob) -> int:
     -------
     int
         ``EXIT_DONE`` or ``EXIT_TOO_MANY_FAILURES``.
+
+    Raises
+    ------
+    UsageError
+        If another run is writing into the same output.
+    StorageError
+        If the output is full or fails; the same call goes on from there.
     """
     started = time.monotonic()
-    books = execute(job)
+    with locked(job.config.output):
+        resumed = recover(job.config.output, json_lines=job.config.format == "json")
+        if resumed:
+            print(f"going on from {', '.join(resumed)}", file=sys.stderr)
+        books = execute(dataclasses.replace(job, resumed_runs=resumed))
     print(run_record.summary(books, time.monotonic() - started, job.config.output))
     if books.failure_rate <= job.config.max_failure_rate:
         return EXIT_DONE
@@ -159,52 +169,63 @@ def execute(job: LabelJob) -> Books:
         )
         run_record.write_json(f"{job.config.output}/runs/{job.provenance.run_id}.json", content)
 
+    commit_count(job.journal, "listed", 0)  # lets the next run find one that is killed right away
+    record("running", books=None, timings={})
     try:
         result = _run_graph(job)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        record(status, books=None, timings={})
-        _remove_unfinished(job)
+        try:
+            record(status, books=None, timings={})
+        except StorageError as storage:  # perhaps what failed the run as well
+            print(f"the run's record stays as it is: {storage}", file=sys.stderr)
+        if status == "interrupted":
+            print("what is finished is kept: the same call goes on from there", file=sys.stderr)
         raise
     books = read_books(job.books_path)
     record("done", books=books, timings=run_record.stage_timings(result))
-    _delete_tree(job.journal)
+    delete_tree(job.journal)
     return books
-
-
-def _delete_tree(folder: str) -> None:
-    """Delete a folder; on object stores the closing / says that all below it is meant."""
-    FileSystems.delete([folder if is_local(folder) else f"{folder}/"])
-
-
-def _remove_unfinished(job: LabelJob) -> None:
-    """Remove Beam's temporary files, which a reader of the whole folder would take for rows."""
-    for name in ("predictions", "windows", "failures"):
-        pattern = f"{job.config.output}/{name}/beam-temp-{job.provenance.run_id}*/**"
-        try:
-            (found,) = FileSystems.match([pattern])
-            for folder in {metadata.path.rpartition("/")[0] for metadata in found.metadata_list}:
-                _delete_tree(folder)
-        except (OSError, BeamIOError) as error:
-            print(f"could not remove {pattern}: {error}", file=sys.stderr)
 
 
 def _run_graph(job: LabelJob) -> Any:
     options = beam_options(job.config)
-    progress = Progress(
-        count=lambda: dict(count_rows(job.journal)),
-        count_inputs=lambda: count_inputs(job.config),
-        style=job.config.progress,
-    )
+    progress = Progress(lambda: count_rows(job.journal), style=job.config.progress)
+    for handler in logging.root.handlers:
+        handler.addFilter(_is_news)
     with progress, Interrupts():
         pipeline = beam.Pipeline(runner=make_runner(job.config, options), options=options)
         build_pipeline(pipeline, job)
-        result = pipeline.run()
-        with contextlib.closing(_Cancelling(result)):
-            state = result.wait_until_finish()
+        try:
+            result = pipeline.run()
+            with contextlib.closing(_Cancelling(result)):
+                state = result.wait_until_finish()
+        except RuntimeError as error:
+            raise _own_error(error) or error from None
+        except CatalogError as error:  # of a stage in this process
+            message, _, _ = str(error).partition(" [while running ")
+            raise type(error)(message) from error
     if state != beam.runners.runner.PipelineState.DONE:
         raise RuntimeError(f"the pipeline ended as {state}")
     return result
+
+
+_OWN_ERROR = re.compile(r"^transforms\.errors\.(\w+): (.*?)(?: \[while running .*)?$", re.MULTILINE)
+
+
+def _own_error(error: RuntimeError) -> CatalogError | None:
+    """The error of this project that a worker ended with, out of the traceback that Beam passes."""
+    if not (found := _OWN_ERROR.findall(str(error))):
+        return None
+    name, message = found[-1]
+    kind: type[CatalogError] = getattr(errors, name)
+    return kind(message)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the tracebacks that Beam logs of errors that the program tells in one line."""
+    raised = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(raised, CatalogError) or "transforms.errors." in record.getMessage())
 
 
 class _Cancelling:

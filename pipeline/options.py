@@ -20,6 +20,8 @@ Label audio files: decode, log-mel, ViT, one row per track in Parquet.
 
   python -m pipeline.main --input='music/**/*.flac' --output=labels
   python -m pipeline.main --input=catalog.csv --output=s3://bucket/labels --windows=3
+
+The same command again labels what is new or has changed, and goes on where a run was interrupted.
 """
 _EPILOG = """\
 Options that are not listed here go to Apache Beam (--flink_master, --s3_endpoint_url, ...).
@@ -45,7 +47,11 @@ class LabelConfig:
     batch_size: int
     embeddings: bool
     top_k: int
+    verify: str  # version | content
+    relabel: bool
     min_seconds: float
+    decode_timeout_seconds: float
+    decode_memory_mib: int
     max_failure_rate: float
     runner: str
     workers: int
@@ -243,11 +249,38 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         help="worker processes of DirectRunner (default: the cores, here %(default)s)",
     )
     group.add_argument(
+        "--verify",
+        choices=("version", "content"),
+        default="version",
+        help="when an earlier run's label still holds. version: the file's size and modification "
+        "time are unchanged; content: its bytes are, which are read (default: %(default)s)",
+    )
+    group.add_argument(
+        "--relabel",
+        action="store_true",
+        help="label everything, whatever earlier runs have labelled",
+    )
+    group.add_argument(
         "--min_seconds",
         type=_positive(float),
         default=0.1,
         metavar="SECONDS",
         help="less sound than this is a failure, too_short (default: %(default)s)",
+    )
+    group.add_argument(
+        "--decode_timeout_seconds",
+        type=_positive(float),
+        default=60.0,
+        metavar="SECONDS",
+        help="for the decoding of one file, and as many more as it holds sound; beyond that it is "
+        "a failure, timeout (default: %(default)s)",
+    )
+    group.add_argument(
+        "--decode_memory_mib",
+        type=_positive(int),
+        default=1024,
+        metavar="MIB",
+        help="for the decoding of one file (default: %(default)s)",
     )
     group.add_argument(
         "--max_failure_rate",
@@ -280,7 +313,11 @@ def parse_options(argv: Sequence[str] | None = None) -> LabelConfig:
         batch_size=options.batch_size,
         embeddings=options.embeddings,
         top_k=options.top_k,
+        verify=options.verify,
+        relabel=options.relabel,
         min_seconds=options.min_seconds,
+        decode_timeout_seconds=options.decode_timeout_seconds,
+        decode_memory_mib=options.decode_memory_mib,
         max_failure_rate=options.max_failure_rate,
         runner=options.runner,
         workers=options.workers,

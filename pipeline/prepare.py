@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
+from apache_beam.io.parquetio import WriteToParquet
 
 from pipeline.options import available_cores
 from pipeline.runner import run_locally
@@ -21,7 +22,6 @@ from transforms.mel import MelSpectrogram
 from transforms.models.front_end import FrontEnd
 from transforms.preprocess import Preprocess
 from transforms.records import Failure, LogMelWindow, Track
-from transforms.write import WriteToParquet
 
 ImageType = Literal["float32", "float16"]
 
@@ -90,13 +90,17 @@ def _build(
     (
         images["windows"]
         | beam.Map(_window_row, dtype)
-        | "WriteWindows" >> WriteToParquet(f"{folder}/windows", "run", _WINDOWS)
+        | "WriteWindows" >> _parquet(f"{folder}/windows/", _WINDOWS)
     )
     (
         failures
         | "Failures" >> beam.Map(_failure_row)
-        | "WriteFailures" >> WriteToParquet(f"{folder}/failures", "run", _FAILURES)
+        | "WriteFailures" >> _parquet(f"{folder}/failures/", _FAILURES)
     )
+
+
+def _parquet(prefix: str, schema: pa.Schema) -> beam.PTransform:
+    return WriteToParquet(prefix, schema, codec="zstd", file_name_suffix=".parquet")
 
 
 def _window_row(window: LogMelWindow, dtype: ImageType) -> dict[str, Any]:
@@ -109,7 +113,7 @@ def _window_row(window: LogMelWindow, dtype: ImageType) -> dict[str, Any]:
 
 
 def _failure_row(failure: Failure) -> dict[str, str]:
-    return {"uri": failure.uri, "reason": failure.reason.value, "message": failure.message}
+    return {"uri": failure.track.uri, "reason": failure.reason.value, "message": failure.message}
 
 
 def _read(folder: Path, uris: Sequence[str], front_end: FrontEnd, dtype: ImageType) -> WindowSet:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -23,22 +23,15 @@ class Progress(AbstractContextManager["Progress"]):
     Parameters
     ----------
     count : callable
-        Journalled rows by kind: ``tracks`` and ``failures``.
-    count_inputs : callable
-        Number of files to be labelled; may take long, is called once, in the thread.
+        Journalled entries by kind: ``tracks``, ``copies``, ``failures``, ``listed``
+        and ``skipped``.
     style : {"auto", "bar", "lines", "none"}
     """
 
-    def __init__(
-        self,
-        count: Callable[[], dict[str, int]],
-        count_inputs: Callable[[], int],
-        style: str = "auto",
-    ) -> None:
+    def __init__(self, count: Callable[[], Mapping[str, int]], style: str = "auto") -> None:
         if style == "auto":
             style = "bar" if sys.stderr.isatty() else "lines"
         self._count = count
-        self._count_inputs = count_inputs
         self._style = style
         self._started = time.monotonic()
         self._stop = threading.Event()
@@ -68,7 +61,6 @@ class Progress(AbstractContextManager["Progress"]):
             disable=self._style != "bar",
             dynamic_ncols=True,
         ) as bar:
-            bar.total = self._count_inputs()
             while not self._stop.wait(interval_s):
                 self._update(bar)
             if self._style == "bar":
@@ -76,14 +68,16 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _update(self, bar: tqdm) -> None:
         counts = self._count()
-        failed = counts.get("failures", 0)
-        done = counts.get("tracks", 0) + failed
+        failed, skipped = counts.get("failures", 0), counts.get("skipped", 0)
+        done = counts.get("tracks", 0) + counts.get("copies", 0) + failed
+        total = counts.get("listed", 0) - skipped
         if self._style == "bar":
-            bar.set_postfix(failed=failed, refresh=False)
+            bar.total = total or None  # unknown until all inputs are listed
+            bar.set_postfix(failed=failed, skipped=skipped, refresh=False)
             bar.update(done - bar.n)
             return
         elapsed_s = time.monotonic() - self._started
-        print(self.line(done, failed, bar.total, elapsed_s), file=sys.stderr, flush=True)
+        print(self.line(done, failed, total, elapsed_s), file=sys.stderr, flush=True)
 
     @staticmethod
     def line(done: int, failed: int, total: int, elapsed_s: float) -> str:

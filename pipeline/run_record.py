@@ -8,11 +8,9 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
-
 from pipeline.graph import LabelJob
 from transforms.books import Books
+from transforms.durable import commit
 from transforms.stage_metrics import BUSY_METRIC, FAILED_PREFIX
 
 _LIBRARIES = ("apache-beam", "torch", "transformers", "numpy", "scipy", "soxr", "soundfile", "av",
@@ -66,6 +64,7 @@ def run_json(
     return {
         "run_id": job.provenance.run_id,
         "status": status,
+        "resumed_runs": list(job.resumed_runs),
         "started_at": started_at,
         "seconds": round(seconds, 3),
         "pipeline_version": job.provenance.pipeline_version,
@@ -88,8 +87,7 @@ def run_json(
 
 def write_json(path: str, content: dict[str, Any]) -> None:
     """Write a JSON file on any of Beam's file systems."""
-    with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-        stream.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    commit(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def summary(books: Books, seconds: float, output: str) -> str:
@@ -100,7 +98,9 @@ def summary(books: Books, seconds: float, output: str) -> str:
     lines += [f"{books.failed:>9,}  failed"]
     lines += [f"{count:>13,}  {reason}" for reason, count in _most_first(books.failed_by_reason)]
     if books.skipped:
-        lines += [f"{books.skipped:>9,}  skipped, labelled already"]
+        lines += [f"{books.skipped:>9,}  skipped, unchanged since an earlier run"]
+        skipped = _most_first(books.skipped_by_outcome)
+        lines += [f"{count:>13,}  {outcome} then" for outcome, count in skipped]
     return "\n".join([*lines, f"results: {output}"])
 
 

@@ -104,7 +104,7 @@ def _worker_environment(workers: int) -> Environment | None:
 
 
 class Interrupts:
-    """Ends a run at once when it is interrupted from the keyboard or a worker process dies.
+    """Ends a run at once when it is interrupted, terminated, or a worker process dies.
 
     Beam waits for the other workers' bundles after the death of one, which may be most of the
     run, and turns an interrupt inside a stage into a RuntimeError. To be used in the main thread.
@@ -117,7 +117,10 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         self._hook, threading.excepthook = threading.excepthook, self._thread_failed
-        self._handler = signal.signal(signal.SIGINT, self._interrupt)
+        self._handlers = {
+            number: signal.signal(number, self._interrupt)
+            for number in (signal.SIGINT, signal.SIGTERM)  # schedulers end a job by the second
+        }
         return self
 
     def __exit__(
@@ -126,7 +129,8 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        signal.signal(signal.SIGINT, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         self._over = True
         if error is None:
             threading.excepthook = self._hook  # else the other workers' ends are of no interest

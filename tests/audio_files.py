@@ -40,7 +40,7 @@ def write_pyav(path: Path, samples: Samples, rate: int, container: str, codec: s
     layout = {1: "mono", 2: "stereo", 8: "7.1"}[samples.shape[1]]
     with av.open(str(path), "w", format=container) as file:
         stream = file.add_stream(codec, rate=rate, layout=layout)
-        stream.bit_rate = 192_000
+        stream.bit_rate = 12_200 if container == "amr" else 192_000
         forms = stream.codec_context.codec.audio_formats
         form = next(f for f in forms if f.bits > 8)  # u8 comes first in some
         stream.codec_context.format = form
@@ -50,7 +50,8 @@ def write_pyav(path: Path, samples: Samples, rate: int, container: str, codec: s
         frame.sample_rate = rate
         for part in [*fitted.resample(frame), *fitted.resample(None)]:
             file.mux(stream.encode(part))
-        file.mux(stream.encode(None))
+        # FLAC's last packet is empty and only brings a new header, which some muxers refuse.
+        file.mux([packet for packet in stream.encode(None) if packet.size])
     return path
 
 
@@ -74,3 +75,20 @@ def lag_and_likeness(decoded: Samples, original: Samples, most: int) -> tuple[in
             likeness = float(np.corrcoef(part, inner)[0, 1])
             best = max(best, (lag, likeness), key=lambda pair: pair[1])
     return best
+
+
+def write_dsf(path: Path, seconds: float = 0.3, rate: int = 2_822_400, channels: int = 2) -> Path:
+    """One-bit sound in Sony's DSF: a tone by first-order noise shaping."""
+    wave = 0.5 * np.sin(2 * np.pi * 1_000 * np.arange(round(seconds * rate)) / rate)
+    level = np.floor(np.cumsum((1 + wave) / 2))
+    bits = np.diff(level, prepend=0.0).astype(np.uint8)
+    block = np.packbits(bits, bitorder="little")
+    block = np.pad(block, (0, -len(block) % 4_096), constant_values=0x69)
+    data = np.repeat(block.reshape(-1, 1, 4_096), channels, axis=1).tobytes()
+    fmt = struct.pack(
+        "<4sQIIIIIIQII", b"fmt ", 52, 1, 0, 2, channels, rate, 1, len(bits), 4_096, 0
+    )  # fmt: skip
+    size = 28 + 52 + 12 + len(data)
+    head = struct.pack("<4sQQQ", b"DSD ", 28, size, 0)
+    path.write_bytes(head + fmt + struct.pack("<4sQ", b"data", 12 + len(data)) + data)
+    return path

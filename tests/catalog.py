@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 from tests.audio_files import noise, sine, write_pyav, write_soundfile
 
 ROOT = Path(__file__).parent.parent
+DATASETS = ("predictions", "windows", "failures")
 RUN_COLUMNS = ("run_id", "labelled_at", "failed_at")
 
 SOUNDFILE = {  # name: rate, channels, kind, subtype
@@ -152,18 +153,50 @@ class Run:
         return sorted(rows, key=lambda row: [str(row.get(key)) for key in keys])
 
     @property
+    def records(self) -> list[dict[str, Any]]:
+        """All runs/RUN_ID.json, oldest first."""
+        paths = (self.output / "runs").glob("*.json")
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        return sorted(records, key=lambda record: record.get("started_at", ""))
+
+    @property
     def record(self) -> dict[str, Any]:
-        """The one runs/RUN_ID.json."""
-        (path,) = (self.output / "runs").iterdir()
-        return json.loads(path.read_text(encoding="utf-8"))
+        """The newest one."""
+        return self.records[-1]
+
+    @property
+    def newest(self) -> dict[str, list[dict[str, Any]]]:
+        """The newest run's rows by dataset."""
+        run_id = self.record["run_id"]
+        return {name: self.rows(name, run_id) for name in DATASETS}
+
+    @property
+    def content(self) -> dict[str, list[dict[str, Any]]]:
+        """All runs' rows by dataset, without what names the run or the time."""
+        return {name: without_run_columns(self.rows(name)) for name in DATASETS}
+
+
+def command_line(output: Path | str, *options: str) -> list[str]:
+    """The program as a user would call it."""
+    return [sys.executable, "-m", "pipeline.main", f"--output={output}", *options]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's, with the logging that users have."""
+    kept = {name: value for name, value in os.environ.items() if name != "LOG_LEVEL"}
+    return kept | changes
 
 
 def label(output: Path, *options: str) -> Run:
     """Run ``python -m pipeline.main`` as a user would, in a process of its own."""
-    command = [sys.executable, "-m", "pipeline.main", f"--output={output}", *options]
-    environment = {name: value for name, value in os.environ.items() if name != "LOG_LEVEL"}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command_line(output, *options),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     return Run(output, done.returncode, done.stdout, done.stderr)
 

@@ -20,7 +20,6 @@ _MODULES = {
     "RollUp": "rollup",
     "CloseBooks": "books",
     "WriteToParquet": "write",
-    "WriteToJsonLines": "write",
 }
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "RollUp",
     "RunInference",
     "ViTModelHandler",
-    "WriteToJsonLines",
     "WriteToParquet",
 ]
 

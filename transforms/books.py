@@ -1,24 +1,26 @@
-"""Books: every input has exactly one outcome, counted inside the graph.
+"""Books: every input has exactly one outcome.
 
 What goes in is counted as ReadFiles hands it on (repetitions of one listing merged, and counted
-in the metric ``duplicate_listings``), what comes out where rows leave for Parquet. Neither count
-knows of the other, so a stage that loses or doubles a track is found out.
+in the metric ``duplicate_listings``), what comes out as rows are published. Neither count knows
+of the other, so a stage that loses or doubles a track is found out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
+from transforms.durable import commit, read_file
 from transforms.errors import BooksError
-from transforms.records import Failure, Track
+
+LISTED, SKIPPED, LABELLED, FAILED = "listed", "skipped", "labelled", "failed"
+
+Count = tuple[tuple[str, str], int]
+"""((outcome, its label or reason), inputs)."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,10 @@ class Books:
     listed: int
     labelled: int
     failed: int
-    skipped: int  # already labelled by the same content, model and front end
+    skipped: int  # labelled already by the same content, model and front end; or see there
     labelled_by_label: dict[str, int] = dataclasses.field(default_factory=dict)
     failed_by_reason: dict[str, int] = dataclasses.field(default_factory=dict)
+    skipped_by_outcome: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def check(self) -> None:
         """Raise BooksError unless listed = labelled + failed + skipped."""
@@ -47,37 +50,19 @@ class Books:
         return self.failed / self.listed if self.listed else 0.0
 
 
-_LISTED, _LABELLED, _FAILED = "listed", "labelled", "failed"
-
-
-def _count_track(track: Track) -> tuple[tuple[str, str], int]:
-    return (_LISTED, ""), len(track.listings)
-
-
-def _count_read_failure(_failure: Failure) -> tuple[tuple[str, str], int]:
-    return (_LISTED, ""), 1
-
-
-def _count_labelled(row: dict[str, Any]) -> tuple[tuple[str, str], int]:
-    return (_LABELLED, str(row["label"])), 1
-
-
-def _count_failed(row: dict[str, Any]) -> tuple[tuple[str, str], int]:
-    return (_FAILED, str(row["reason"])), 1
-
-
-def to_books(counts: Iterable[tuple[tuple[str, str], int]]) -> Books:
-    """Counts keyed by (outcome, its label or reason) as Books."""
-    by_key = dict(counts)
-    labels = {label: n for (outcome, label), n in by_key.items() if outcome == _LABELLED}
-    reasons = {reason: n for (outcome, reason), n in by_key.items() if outcome == _FAILED}
+def to_books(counts: Iterable[Count]) -> Books:
+    """Add up counts by outcome."""
+    sums: dict[str, dict[str, int]] = {key: {} for key in (LISTED, SKIPPED, LABELLED, FAILED)}
+    for (outcome, kind), number in sorted(counts):
+        sums[outcome][kind] = sums[outcome].get(kind, 0) + number
     return Books(
-        listed=by_key.get((_LISTED, ""), 0),
-        labelled=sum(labels.values()),
-        failed=sum(reasons.values()),
-        skipped=0,
-        labelled_by_label=dict(sorted(labels.items())),
-        failed_by_reason=dict(sorted(reasons.items())),
+        listed=sum(sums[LISTED].values()),
+        labelled=sum(sums[LABELLED].values()),
+        failed=sum(sums[FAILED].values()),
+        skipped=sum(sums[SKIPPED].values()),
+        labelled_by_label=sums[LABELLED],
+        failed_by_reason=sums[FAILED],
+        skipped_by_outcome=sums[SKIPPED],
     )
 
 
@@ -87,31 +72,23 @@ class _CloseDoFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def process(
-        self, _impulse: bytes, counts: Iterable[tuple[tuple[str, str], int]]
-    ) -> Iterator[Books]:
+    def process(self, _impulse: bytes, counts: Iterable[Count]) -> Iterator[Books]:
         books = to_books(counts)
-        content = json.dumps(dataclasses.asdict(books)).encode()
-        with FileSystems.create(
-            self._path, compression_type=CompressionTypes.UNCOMPRESSED
-        ) as stream:
-            stream.write(content)
+        commit(self._path, json.dumps(dataclasses.asdict(books)).encode())
         books.check()
         yield books
 
 
 def read_books(path: str) -> Books:
     """The books that a run wrote."""
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-        return Books(**json.loads(stream.read()))
+    return Books(**json.loads(read_file(path)))
 
 
 @dataclass
 class CloseBooks(beam.PTransform):  # type: ignore[misc]
-    """Reconcile a run: a dict of PCollections to one Books, which is also written to ``path``.
+    """Reconcile a run: PCollections of Count to one Books, which is also written to ``path``.
 
-    Takes ``tracks`` (Track), ``read_failures`` (Failure, of ReadFiles), ``predictions`` and
-    ``failures`` (rows as written). The run fails with BooksError if they do not balance.
+    The run fails with BooksError if they do not balance.
 
     Parameters
     ----------
@@ -121,15 +98,9 @@ class CloseBooks(beam.PTransform):  # type: ignore[misc]
 
     path: str
 
-    def expand(self, inputs: dict[str, beam.PCollection]) -> beam.PCollection:
-        counts = (
-            inputs["tracks"] | "CountTracks" >> beam.Map(_count_track),
-            inputs["read_failures"] | "CountReadFailures" >> beam.Map(_count_read_failure),
-            inputs["predictions"] | "CountLabelled" >> beam.Map(_count_labelled),
-            inputs["failures"] | "CountFailed" >> beam.Map(_count_failed),
-        )
+    def expand(self, counts: Sequence[beam.PCollection]) -> beam.PCollection:
         summed = counts | beam.Flatten() | beam.CombinePerKey(sum)
-        impulse = inputs["tracks"].pipeline | beam.Impulse()
+        impulse = summed.pipeline | beam.Impulse()
         return impulse | "Close" >> beam.ParDo(
             _CloseDoFn(self.path), counts=beam.pvalue.AsList(summed)
         )

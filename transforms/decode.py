@@ -1,160 +1,149 @@
-"""Decode: tracks to windows of samples at the file's own rate, and one row of facts per track."""
+"""Decode: tracks to windows of samples at the file's own rate, the last with the track's facts."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import apache_beam as beam
 from apache_beam import pvalue
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import GlobalWindows
 
-from transforms.decoders import Audio, open_audio
-from transforms.errors import Reason, StageError
-from transforms.manifest import file_uri_path
+from transforms.books import SKIPPED
+from transforms.errors import Reason, StageError, StorageError
+from transforms.fetch import Fetched, fetched
+from transforms.known import Known, KnownRows, load_known
 from transforms.models.front_end import FrontEnd
-from transforms.records import AudioWindow, Failure, FloatArray, Track, TrackFacts
+from transforms.records import (
+    AudioWindow,
+    Failure,
+    FloatArray,
+    KnownContent,
+    Track,
+    TrackFacts,
+)
+from transforms.sandbox import DecoderLimits, RemoteAudio, Sandbox
 from transforms.stage_metrics import FAILURES, StageMeter
-from transforms.windows import cut_windows, needs_total
+from transforms.windows import cut_parts, cut_windows, needs_total
 
 STAGE = "Decode"
-WINDOWS, FACTS = "windows", "facts"
+WINDOWS, KNOWN, COUNTS = "windows", "known", "counts"
+
+_DEFAULT_LIMITS = DecoderLimits()
 
 _Output: TypeAlias = "AudioWindow | pvalue.TaggedOutput[Any, Any]"
 
-_CHUNK_BYTES = 1 << 20
 
-
-@dataclass(frozen=True)
-class Fetched:
-    """A track's bytes as a local file."""
-
-    path: Path
-    sha256: str  # hexadecimal
-    size_bytes: int  # as read
-
-
-def local_path(uri: str) -> Path | None:
-    """Return the local file that ``uri`` names, or None where it is on another filesystem."""
-    if (named := file_uri_path(uri)) is not None:
-        return Path(named)
-    return Path(uri) if FileSystems.get_scheme(uri) is None else None
-
-
-@contextlib.contextmanager
-def fetched(uri: str) -> Iterator[Fetched]:
-    """Provide the bytes behind ``uri``, hashed: in place, or as a temporary copy.
-
-    Parameters
-    ----------
-    uri : str
-        A path, or a URI of any Beam filesystem. Compressed files are taken as they are.
-
-    Yields
-    ------
-    Fetched
-
-    Raises
-    ------
-    StageError
-        With the reason not_found, permission_denied or unreadable.
-    """
-    path = local_path(uri)
-    if path is not None:
-        with _reasoned(uri):
-            if not path.is_file():  # a pipe must not be opened: it may never end
-                _refuse(path)
-            with path.open("rb") as source:
-                digest, size = _read(source, None)
-        yield Fetched(path, digest, size)
-        return
-    with tempfile.TemporaryDirectory(prefix="decode-") as folder:
-        copy = Path(folder) / "track"
-        with _reasoned(uri):
-            digest, size = _copy(uri, copy)
-        yield Fetched(copy, digest, size)
-
-
-def _refuse(path: Path) -> None:
-    path.stat()  # says not found or permission denied
-    raise StageError(Reason.UNREADABLE, f"{path} is no regular file")
-
-
-def _copy(uri: str, copy: Path) -> tuple[str, int]:
-    # UNCOMPRESSED: the default would silently undo what a name like "take.wav.gz" suggests.
-    source: BinaryIO = FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
-    with contextlib.closing(source), copy.open("wb") as sink:
-        return _read(source, sink)
-
-
-def _read(source: BinaryIO, sink: BinaryIO | None) -> tuple[str, int]:
-    """SHA-256 and size of what ``source`` holds, copied to ``sink`` on the way."""
-    digest, size = hashlib.sha256(), 0
-    while chunk := source.read(_CHUNK_BYTES):
-        digest.update(chunk)
-        size += len(chunk)
-        if sink is not None:
-            sink.write(chunk)
-    return digest.hexdigest(), size
-
-
-@contextlib.contextmanager
-def _reasoned(uri: str) -> Iterator[None]:
-    """Turn whatever a filesystem raises into a StageError with the nearest reason."""
-    try:
-        yield
-    except StageError:
-        raise
-    except Exception as error:  # each filesystem has its own kinds; the cause stays attached
-        message = f"{uri}: {type(error).__name__}: {error}"
-        raise StageError(_reason(error), message) from error
-
-
-def _reason(error: Exception) -> Reason:
-    code = getattr(error, "code", None)  # cloud clients put the HTTP status here
-    if isinstance(error, FileNotFoundError) or code == 404:
-        return Reason.NOT_FOUND
-    if isinstance(error, PermissionError) or code in (401, 403):
-        return Reason.PERMISSION_DENIED
-    return Reason.UNREADABLE
-
-
-def count_frames(path: Path, *, max_seconds: float) -> int:
-    """Frames that decoding ``path`` gives, by decoding it; no header is asked."""
-    with open_audio(path, max_seconds=max_seconds) as audio:
-        return sum(len(block) for block in audio.blocks())
-
-
-def long_enough(audio: Audio, min_seconds: float) -> Iterator[FloatArray]:
-    """Pass on the blocks of ``audio``.
-
-    Raises
-    ------
-    StageError
-        At the end, with the reason too_short, if they hold less than ``min_seconds``.
-    """
-    yield from audio.blocks()
-    if audio.duration_s < min_seconds:
+def check_length(duration_s: float, min_seconds: float) -> None:
+    """Raise StageError, ``too_short``, if there is less sound than ``min_seconds``."""
+    if duration_s < min_seconds:
         raise StageError(
-            Reason.TOO_SHORT,
-            f"{audio.duration_s:.3f} s of sound; at least {min_seconds} s are labelled",
+            Reason.TOO_SHORT, f"{duration_s:.3f} s of sound; at least {min_seconds} s are labelled"
         )
 
 
-def track_facts(uri: str, source: Fetched, audio: Audio, window_count: int) -> TrackFacts:
-    """Gather the facts about a track whose blocks have all been handed out."""
+def long_enough(audio: RemoteAudio, min_seconds: float) -> Iterator[FloatArray]:
+    """Pass on the blocks of ``audio``; raises StageError at their end if they are too short."""
+    yield from audio.blocks()
+    check_length(audio.duration_s, min_seconds)
+
+
+def decode_track(
+    track: Track, source: Fetched, front_end: FrontEnd, *, min_seconds: float, sandbox: Sandbox
+) -> Iterator[AudioWindow]:
+    """Decode one track to its windows.
+
+    Parameters
+    ----------
+    track : Track
+    source : Fetched
+        Its bytes.
+    front_end : FrontEnd
+        Says which windows, and where decoding stops.
+    min_seconds : float
+        Less sound than this is a failure.
+    sandbox : Sandbox
+        Where the decoders run.
+
+    Yields
+    ------
+    AudioWindow
+        In order, mono by the front end's channel rule; the last one carries the facts. A track
+        that then fails may have given some.
+
+    Raises
+    ------
+    StageError
+        If the file cannot be decoded, or holds less than ``min_seconds`` of sound.
+    """
+
+    def opened() -> RemoteAudio:
+        return sandbox.open(
+            source.path,
+            max_seconds=front_end.decoded_seconds,
+            channel_rule=front_end.channel_rule,
+        )
+
+    with opened() as audio:
+        frames = None
+        if not needs_total(front_end):
+            windows = cut_windows(
+                long_enough(audio, min_seconds),
+                track=track,
+                sample_rate_hz=audio.info.sample_rate_hz,
+                front_end=front_end,
+            )
+        else:
+            windows, frames = _placed(track, audio, opened, front_end, min_seconds)
+        yield from _with_facts(windows, source, audio, frames)
+
+
+def _placed(
+    track: Track, audio: RemoteAudio, opened: Any, front_end: FrontEnd, min_seconds: float
+) -> tuple[Iterator[AudioWindow], int]:
+    """Windows whose place depends on the track's length, and that length in frames."""
+    rate_hz = audio.info.sample_rate_hz
+    seeks = audio.exact_frames is not None
+    frames = audio.exact_frames if audio.exact_frames is not None else audio.count_frames()
+    check_length(frames / rate_hz, min_seconds)
+    what: dict[str, Any] = {"track": track, "sample_rate_hz": rate_hz, "front_end": front_end}
+    if seeks:
+        return cut_parts(audio.part, total_frames=frames, **what), frames
+    return _decoded_again(opened, total_frames=frames, **what), frames
+
+
+def _decoded_again(opened: Any, **what: Any) -> Iterator[AudioWindow]:
+    with opened() as audio:
+        yield from cut_windows(audio.blocks(), **what)
+
+
+def _with_facts(
+    windows: Iterator[AudioWindow], source: Fetched, audio: RemoteAudio, frames: int | None
+) -> Iterator[AudioWindow]:
+    """Hold each window back until the next one shows that it is not the last."""
+    held: AudioWindow | None = None
+    for window in windows:
+        if held is not None:
+            yield held
+        held = window
+    if held is not None:
+        facts = track_facts(source, audio, held.window_index + 1, frames)
+        yield dataclasses.replace(held, facts=facts)
+
+
+def track_facts(
+    source: Fetched, audio: RemoteAudio, window_count: int, frames: int | None = None
+) -> TrackFacts:
+    """Gather the facts about a track whose blocks have all been handed out or counted."""
+    seconds = audio.duration_s if frames is None else frames / audio.info.sample_rate_hz
     return TrackFacts(
-        uri=uri,
         content_sha256=source.sha256,
         size_bytes=source.size_bytes,
-        duration_s=audio.duration_s,
+        duration_s=seconds,
         sample_rate_hz=audio.info.sample_rate_hz,
         channels=audio.info.channels,
         container=audio.info.container,
@@ -165,55 +154,9 @@ def track_facts(uri: str, source: Fetched, audio: Audio, window_count: int) -> T
     )
 
 
-def decode_track(
-    uri: str, source: Fetched, front_end: FrontEnd, *, min_seconds: float
-) -> Iterator[AudioWindow | TrackFacts]:
-    """Decode one track: its windows, then its facts.
-
-    Parameters
-    ----------
-    uri : str
-        The track.
-    source : Fetched
-        Its bytes.
-    front_end : FrontEnd
-        Says which windows, and where decoding stops.
-    min_seconds : float
-        Less sound than this is a failure.
-
-    Yields
-    ------
-    AudioWindow
-        In order; a track that then turns out too short may already have given some.
-    TrackFacts
-        The last element.
-
-    Raises
-    ------
-    StageError
-        If the file cannot be decoded, or holds less than ``min_seconds`` of sound.
-    """
-    total, max_seconds = None, front_end.decoded_seconds
-    if needs_total(front_end):
-        total = count_frames(source.path, max_seconds=max_seconds)
-    with open_audio(source.path, max_seconds=max_seconds) as audio:
-        windows = cut_windows(
-            long_enough(audio, min_seconds),
-            uri=uri,
-            sample_rate_hz=audio.info.sample_rate_hz,
-            front_end=front_end,
-            total_frames=total,
-        )
-        count = 0
-        for window in windows:
-            count += 1
-            yield window
-        yield track_facts(uri, source, audio, count)
-
-
 @dataclass
 class Decode(beam.PTransform):  # type: ignore[misc]
-    """``PCollection[Track]`` to windows, facts and failures.
+    """``PCollection[Track]`` to windows, failures, known contents and counts.
 
     Parameters
     ----------
@@ -222,57 +165,135 @@ class Decode(beam.PTransform):  # type: ignore[misc]
     min_seconds : float
         A track with less decoded sound is a ``too_short`` failure. Windows of it may have left
         by then: a failure outweighs them.
+    limits : DecoderLimits
+        What the decoding of one file may cost.
+    known : KnownRows, optional
+        A track whose very bytes are known is not decoded: skipped where they have a row under
+        its own uri, else handed on as known.
 
     Returns
     -------
     windows : PCollection[AudioWindow]
         The main output.
-    facts : PCollection[TrackFacts]
-        One for every decoded track, after its windows.
     failures : PCollection[Failure]
-        One for every other track.
+        Of the tracks that are not decoded to their end.
+    known : PCollection[KnownContent]
+        Tracks whose bytes have a row under another uri.
+    counts : PCollection[((outcome, kind), int)]
+        Listings skipped, see transforms.books.
     """
 
     front_end: FrontEnd
     min_seconds: float = 0.1
+    limits: DecoderLimits = _DEFAULT_LIMITS
+    known: KnownRows | None = None
 
     def expand(self, tracks: pvalue.PCollection[Track]) -> pvalue.DoOutputsTuple:
-        do_fn = _DecodeFn(self.front_end, self.min_seconds)
+        do_fn = _DecodeFn(self.front_end, self.min_seconds, self.limits, self.known)
         outputs: pvalue.DoOutputsTuple = tracks | beam.ParDo(do_fn).with_outputs(
-            FACTS, FAILURES, main=WINDOWS
+            FAILURES, KNOWN, COUNTS, main=WINDOWS
         )
         return outputs
 
 
 class _DecodeFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, front_end: FrontEnd, min_seconds: float) -> None:
+    _sandbox: Sandbox  # from setup on
+    _known: Known | None
+    _skipped: Counter[str]
+
+    def __init__(
+        self,
+        front_end: FrontEnd,
+        min_seconds: float,
+        limits: DecoderLimits,
+        known: KnownRows | None,
+    ) -> None:
         self._front_end = front_end
         self._min_seconds = min_seconds
+        self._limits = limits
+        self._known_rows = known
         self._meter = StageMeter(STAGE)
 
+    def setup(self) -> None:
+        self._sandbox = Sandbox(self._limits)
+        self._known = None if self._known_rows is None else load_known(self._known_rows)
+
+    def start_bundle(self) -> None:
+        self._skipped = Counter()
+
     def process(self, track: Track) -> Iterator[_Output]:
-        size_bytes = track.size_bytes
+        yield from self._meter.count(lambda: self._results(track))
 
-        def work() -> Iterable[_Output]:
-            nonlocal size_bytes
-            with fetched(track.uri) as source:
-                size_bytes = source.size_bytes
-                for item in self._decode(track.uri, source):
-                    yield _tagged(item)
+    def _results(self, track: Track) -> Iterator[_Output]:
+        """Fetch all members of a track, then decode each distinct content once."""
+        contents: dict[str, tuple[Fetched, list[Track]]] = {}
+        with contextlib.ExitStack() as kept:
+            for member in track.members:
+                alone = dataclasses.replace(member, copies=())
+                yield from self._guarded(alone, None, self._fetch(alone, contents, kept))
+            for source, members in contents.values():
+                if fresh := self._unknown(members, source.sha256):
+                    same = dataclasses.replace(fresh[0], copies=tuple(fresh[1:]))
+                    if self._known is not None and self._known.has_bytes(source.sha256):
+                        content = KnownContent(same, source.sha256, source.size_bytes)
+                        yield pvalue.TaggedOutput(KNOWN, content)
+                    else:
+                        windows = self._decode(same, source)
+                        yield from self._guarded(same, source.size_bytes, windows)
 
-        for item in self._meter.run(track.uri, work):
-            yield _with_size(item, size_bytes)
+    def _fetch(
+        self,
+        track: Track,
+        contents: dict[str, tuple[Fetched, list[Track]]],
+        kept: contextlib.ExitStack,
+    ) -> Iterator[AudioWindow]:
+        """Add a file to ``contents`` by its hash, and keep the first one's bytes."""
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(fetched(track.uri))
+            if source.sha256 in contents:
+                contents[source.sha256][1].append(track)
+            else:
+                contents[source.sha256] = source, [track]
+                kept.enter_context(stack.pop_all())
+        yield from ()
 
-    def _decode(self, uri: str, source: Fetched) -> Iterator[AudioWindow | TrackFacts]:
-        return decode_track(uri, source, self._front_end, min_seconds=self._min_seconds)
+    def _unknown(self, tracks: list[Track], sha256: str) -> list[Track]:
+        """Leave out the listings that have a row of these very bytes."""
+        if self._known is None:
+            return tracks
+        fresh = []
+        for track in tracks:
+            left = tuple(
+                listing
+                for listing in track.listings
+                if not self._known.has_content(track.uri, sha256, listing)
+            )
+            self._skipped["labelled"] += len(track.listings) - len(left)
+            if left:
+                fresh.append(dataclasses.replace(track, listings=left))
+        return fresh
 
+    def _decode(self, track: Track, source: Fetched) -> Iterator[AudioWindow]:
+        return decode_track(
+            track, source, self._front_end, min_seconds=self._min_seconds, sandbox=self._sandbox
+        )
 
-def _tagged(item: AudioWindow | TrackFacts) -> _Output:
-    return pvalue.TaggedOutput(FACTS, item) if isinstance(item, TrackFacts) else item
+    def _guarded(
+        self, track: Track, size_bytes: int | None, work: Iterable[AudioWindow]
+    ) -> Iterator[_Output]:
+        """Pass on what ``work`` gives; an exception of it becomes a failure of ``track``."""
+        try:
+            yield from work
+        except StorageError:
+            raise  # not the track's fault: the run stops
+        except Exception as error:  # becomes a row of failures/, with its type and message
+            failure = Failure.of(track, STAGE, error)
+            yield self._meter.failed(dataclasses.replace(failure, size_bytes=size_bytes))
 
+    def finish_bundle(self) -> Iterator[_Output]:
+        if number := self._skipped.total():
+            count = (SKIPPED, "labelled"), number
+            yield pvalue.TaggedOutput(COUNTS, GlobalWindows.windowed_value(count))
 
-def _with_size(item: _Output, size_bytes: int | None) -> _Output:
-    """Tell a failure how large the file is."""
-    if isinstance(item, pvalue.TaggedOutput) and isinstance(item.value, Failure):
-        return pvalue.TaggedOutput(item.tag, dataclasses.replace(item.value, size_bytes=size_bytes))
-    return item
+    def teardown(self) -> None:
+        self._sandbox.close()

@@ -13,56 +13,83 @@ from a stated size, and what a header said wrongly becomes a warning.
 
 from __future__ import annotations
 
-import functools
 import io
-import itertools
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from transforms.channels import to_mono
+from transforms.choice import DOUBTED_SECONDS, Choice, choose
 from transforms.errors import Reason, StageError
-from transforms.pyav_reader import PyAVReader
-from transforms.readers import (
-    AudioInfo,
-    DecodeWarning,
-    Reader,
-    block_frames,
-    clearly_less,
-)
+from transforms.models.front_end import ChannelRule
+from transforms.readers import AudioInfo, DecodeWarning, clearly_less
 from transforms.records import FloatArray
-from transforms.sniff import Sniffed, sniff
-from transforms.soundfile_reader import SoundFileReader
+from transforms.seeking import SeekingReader, open_seeking
 
 LOUDEST = 1e4  # a sample beyond this (or NaN) is no sound; decoded MP3 reaches about 8
+FULL_SCALE = 0.9999
+CLIPPED_SHARE = 0.001  # of all samples at or beyond FULL_SCALE
 
 
 @dataclass
 class Audio:
-    """An open file; see :func:`open_audio`. Its blocks can be had once."""
+    """An open file; see :func:`open_audio`. Its blocks can be had once, its parts many times."""
 
-    info: AudioInfo
     max_seconds: float
+    channel_rule: ChannelRule | None
+    _path: Path
     _file: io.RawIOBase
-    _sniffed: Sniffed
-    _reader: Reader
-    _blocks: Iterator[FloatArray]
+    _choice: Choice
     frames: int = 0  # handed out so far
     _found: set[DecodeWarning] = field(default_factory=set)
     _peak: float = 0.0
+    _full_scale: int = 0  # samples of all channels
+    _ended: bool = False
+    _seeking: tuple[SeekingReader, int] | None = None
+    _seeking_known: bool = False
+
+    @property
+    def info(self) -> AudioInfo:
+        """What the file is; the decoder's name may change while the blocks are handed out."""
+        return self._choice.info
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was wrong, in alphabetical order; complete once the blocks have ended."""
-        return tuple(sorted(w.value for w in self._found | self._reader.warnings))
+        """What was wrong, in alphabetical order; complete once the blocks have ended.
+
+        Where only parts are read, ``silent`` and ``clipped`` speak of the frames in them.
+        """
+        found = self._found | self._choice.warnings
+        if self._ended and self._peak == 0.0:
+            found.add(DecodeWarning.SILENT)
+        samples = self.frames * self.info.channels
+        if self._full_scale and self._full_scale >= CLIPPED_SHARE * samples:
+            found.add(DecodeWarning.CLIPPED)
+        return tuple(sorted(warning.value for warning in found))
 
     @property
     def duration_s(self) -> float:
         """Seconds of sound handed out so far."""
         return self.frames / self.info.sample_rate_hz
+
+    @property
+    def exact_frames(self) -> int | None:
+        """Frames that a full decode gives, where that is known without one, else None.
+
+        Not None only where :meth:`part` gives exactly what a full decode gives.
+        """
+        if not self._seeking_known:
+            self._seeking = open_seeking(self._path, self._file, self._choice.sniffed, self.info)
+            self._seeking_known = True
+        return None if self._seeking is None else min(self._seeking[1], self._limit)
+
+    @property
+    def _limit(self) -> int:
+        return int(self.max_seconds * self.info.sample_rate_hz)
 
     def blocks(self) -> Iterator[FloatArray]:
         """Decode the sound from the beginning.
@@ -70,68 +97,98 @@ class Audio:
         Yields
         ------
         numpy.ndarray
-            (frames, channels) float32, never empty, finite; full scale is 1.0.
+            (frames, channels) float32, never empty, finite; full scale is 1.0. With a channel
+            rule it is (frames, 1).
         """
-        limit = int(self.max_seconds * self.info.sample_rate_hz)
-        for block in self._continued():
-            room = limit - self.frames
-            if len(block) > room:
-                self._found.add(DecodeWarning.TOO_LONG)
-                block = block[:room]
+        room, too_long = self._limit, False
+        for block in self._choice.blocks(min(DOUBTED_SECONDS, self.max_seconds)):
+            too_long = len(block) > room
+            block = block[:room]
+            room -= len(block)
             if len(block):
-                block, peak, repaired = sanitised(block)
-                self._peak = max(self._peak, peak)
-                self._found |= {DecodeWarning.NAN_REPLACED} if repaired else set()
-                self.frames += len(block)
-                yield block
-            if DecodeWarning.TOO_LONG in self._found:
+                yield self._checked(block)
+            if too_long:
+                self._found.add(DecodeWarning.TOO_LONG)
                 break
-        self._conclude()
+        self._ended = True
+        if not too_long:
+            self._found |= self._length_warnings(self._limit - room)
 
-    def _continued(self) -> Iterator[FloatArray]:
-        """Pass on the reader's blocks; where it stopped early, PyAV goes on from there."""
-        decoded = 0
-        for block in self._blocks:
-            decoded += len(block)
-            yield block
-        if not self._reader.stopped_early(decoded / self.info.sample_rate_hz):
-            return
-        found = self._reader.warnings
-        try:
-            other = PyAVReader(self._file, like=self.info)
-        except StageError:
-            return
-        self._reader.close()
-        least = 0.05 * self.info.sample_rate_hz  # less is another decoder's idea of the padding
-        began = False
-        for block in _skipped(other.blocks(), decoded):
-            if not began and len(block) < least:
-                break
-            began = True
-            yield block
-        self._found |= found
-        if began:
-            self._found |= other.warnings
-            self.info = replace(self.info, decoder=f"{self.info.decoder}+pyav")
-        self._reader = other
-        other.warnings = set()
+    def part(self, first: int, last: int) -> Iterator[FloatArray]:
+        """Read some frames alone, by seeking.
 
-    def _conclude(self) -> None:
-        if self._peak == 0.0:
-            self._found.add(DecodeWarning.SILENT)
-        if DecodeWarning.TOO_LONG in self._found:
-            return
-        stated_s = None
-        if self._sniffed.states_length:
-            stated_s = self._sniffed.stated_s or self._reader.stated_s
-        if self._sniffed.cut_off or (stated_s and clearly_less(self.duration_s, stated_s)):
-            self._found.add(DecodeWarning.TRUNCATED)
-        elif stated_s and clearly_less(stated_s, self.duration_s):
-            self._found.add(DecodeWarning.LENGTH_MISMATCH)
+        They equal the same frames of a full decode bit for bit. Where the data in the part is
+        damaged, the rest of it comes out of a full decode and may be shorter.
+
+        Parameters
+        ----------
+        first, last : int
+            From ``first`` to before ``last``, at most :attr:`exact_frames`.
+
+        Yields
+        ------
+        numpy.ndarray
+            As :meth:`blocks` does.
+
+        Raises
+        ------
+        ValueError
+            If ``exact_frames`` is None, or the part is not within it.
+        """
+        frames = self.exact_frames
+        if self._seeking is None or frames is None or not 0 <= first <= last <= frames:
+            raise ValueError(f"no frames {first} to {last} of {frames} by seeking")
+        if self._seeking[1] > frames:
+            self._found.add(DecodeWarning.TOO_LONG)
+        for block in self._seeking[0].part(first, last):
+            first += len(block)
+            yield self._checked(block)
+        if first < last:
+            yield from self._decoded_part(first, last)
+        self._ended = True
+
+    def _decoded_part(self, first: int, last: int) -> Iterator[FloatArray]:
+        """Frames out of a full decode by a second one, for what seeking does not give."""
+        with open_audio(self._path, max_seconds=(last + 0.5) / self.info.sample_rate_hz) as whole:
+            at = 0
+            for block in whole.blocks():
+                wanted = block[max(0, first - at) : max(0, last - at)]
+                at += len(block)
+                if len(wanted):
+                    yield self._checked(wanted)
+            told = {DecodeWarning(value) for value in whole.warnings}
+        aside = {DecodeWarning.TOO_LONG, DecodeWarning.SILENT, DecodeWarning.CLIPPED}
+        self._found |= told - aside
+
+    def _checked(self, block: FloatArray) -> FloatArray:
+        """Sanitise, note what is remarkable, and mix; the block is handed out next."""
+        block, peak, repaired = sanitised(block)
+        self._peak = max(self._peak, peak)
+        if peak >= FULL_SCALE:
+            self._full_scale += int(np.count_nonzero(np.abs(block) >= FULL_SCALE))
+        if repaired:
+            self._found.add(DecodeWarning.NAN_REPLACED)
+        self.frames += len(block)
+        if self.channel_rule is None:
+            return block
+        return to_mono(block, self.channel_rule)[:, np.newaxis]
+
+    def _length_warnings(self, frames: int) -> set[DecodeWarning]:
+        """Compare what was decoded to what the file says."""
+        seconds, stated_s = frames / self.info.sample_rate_hz, None
+        if self._choice.sniffed.states_length:
+            stated_s = self._choice.sniffed.stated_s or self._choice.stated_s
+        if self._choice.sniffed.cut_off or (stated_s and clearly_less(seconds, stated_s)):
+            return {DecodeWarning.TRUNCATED}
+        if stated_s and clearly_less(stated_s, seconds):
+            return {DecodeWarning.LENGTH_MISMATCH}
+        return set()
 
     def close(self) -> None:
-        """Release the decoder and the file."""
-        self._reader.close()
+        """Release the decoders and the file."""
+        self._choice.close()
+        if self._seeking is not None:
+            self._seeking[0].close()
         self._file.close()
 
     def __enter__(self) -> Audio:
@@ -144,13 +201,6 @@ class Audio:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _skipped(blocks: Iterable[FloatArray], frames: int) -> Iterator[FloatArray]:
-    for block in blocks:
-        if frames < len(block):
-            yield block[frames:]
-        frames = max(0, frames - len(block))
 
 
 def sanitised(block: FloatArray) -> tuple[FloatArray, float, bool]:
@@ -178,7 +228,9 @@ def sanitised(block: FloatArray) -> tuple[FloatArray, float, bool]:
     return block, float(np.abs(block).max()), True
 
 
-def open_audio(path: Path, *, max_seconds: float = 86_400.0) -> Audio:
+def open_audio(
+    path: Path, *, max_seconds: float = 86_400.0, channel_rule: ChannelRule | None = None
+) -> Audio:
     """Open an audio file with the decoder that reads most of it.
 
     Parameters
@@ -187,11 +239,15 @@ def open_audio(path: Path, *, max_seconds: float = 86_400.0) -> Audio:
         A regular file. Neither its name nor its extension matters.
     max_seconds : float
         Decoding stops there, with the warning ``too_long``.
+    channel_rule : {"mean", "first"} or None
+        How blocks are mixed to one channel; None leaves them as they are. ``info.channels`` and
+        the warnings speak of the file's own channels either way.
 
     Returns
     -------
     Audio
-        A context manager with ``info``, ``blocks()``, ``frames`` and ``warnings``.
+        A context manager with ``info``, ``blocks()``, ``frames`` and ``warnings``, and with
+        ``exact_frames`` and ``part()`` for files in which seeking is exact.
 
     Raises
     ------
@@ -201,12 +257,11 @@ def open_audio(path: Path, *, max_seconds: float = 86_400.0) -> Audio:
     """
     file = _open_file(path)
     try:
-        sniffed = sniff(file)
-        reader, blocks = _best_reader(file, sniffed)
+        choice = choose(file)
     except BaseException:
         file.close()
         raise
-    return Audio(reader.info, max_seconds, file, sniffed, reader, blocks)
+    return Audio(max_seconds, channel_rule, path, file, choice)
 
 
 def _open_file(path: Path) -> io.FileIO:
@@ -223,51 +278,3 @@ def _open_file(path: Path) -> io.FileIO:
         raise StageError(Reason.PERMISSION_DENIED, f"{path.name}: may not be read") from error
     except (OSError, ValueError) as error:
         raise StageError(Reason.UNREADABLE, f"{path.name}: {error}") from error
-
-
-def _best_reader(file: io.RawIOBase, sniffed: Sniffed) -> tuple[Reader, Iterator[FloatArray]]:
-    """Take the first reader that gives sound, or the second where that has more in one block."""
-    pyav = functools.partial(PyAVReader, links=sniffed.links)
-    order: list[Callable[[io.RawIOBase], Reader]] = [SoundFileReader, pyav]
-    if not sniffed.trust_soundfile:
-        order.reverse()
-    errors: list[StageError] = []
-    best: tuple[Reader, FloatArray, Iterator[FloatArray]] | None = None
-    for make in order:
-        try:
-            reader = make(file)
-        except StageError as error:
-            errors.append(error)
-            continue
-        blocks = reader.blocks()
-        first = next(blocks, None)
-        if first is None:
-            errors.append(StageError(Reason.CORRUPT, f"{reader.info.decoder}: no sample"))
-            reader.close()
-            continue
-        seconds = len(first) / reader.info.sample_rate_hz
-        if best is not None and seconds <= len(best[1]) / best[0].info.sample_rate_hz:
-            reader.close()
-            break
-        best = reader, first, blocks
-        ended = len(first) < block_frames(reader.info.channels)
-        if not (ended and reader.stopped_early(seconds)):
-            break
-    if best is None:
-        raise _unreadable(sniffed, errors)
-    return best[0], itertools.chain([best[1]], best[2])
-
-
-def _unreadable(sniffed: Sniffed, errors: list[StageError]) -> StageError:
-    """One error out of what each decoder said."""
-    told = "; ".join(error.message for error in errors)
-    reasons = {error.reason for error in errors}
-    if Reason.UNSUPPORTED_CODEC in reasons:
-        return StageError(Reason.UNSUPPORTED_CODEC, f"{told}; convert it, for instance to FLAC")
-    if Reason.CORRUPT in reasons or sniffed.container:
-        kind = sniffed.container or "audio"
-        return StageError(
-            Reason.CORRUPT, f"looks like {kind}, but no sample can be decoded ({told}); "
-            "fetch it again or restore it"
-        )  # fmt: skip
-    return StageError(Reason.NOT_AUDIO, f"no audio format recognises it ({told})")

@@ -6,6 +6,7 @@ CatalogError                everything this project raises on purpose
 │   ├── FrontEndError       a front end that is missing, foreign or out of range
 │   └── CheckpointError     a checkpoint that cannot or must not be loaded
 ├── StageError              one element that a stage cannot handle: becomes a failures row
+├── StorageError            the run's own storage is full or fails: a clean stop
 └── BooksError              inputs and outcomes of a run do not balance
 """
 
@@ -73,6 +74,10 @@ class StageError(CatalogError):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+class StorageError(CatalogError):
+    """The run's own storage is full or keeps failing: the run stops, and a rerun resumes it."""
 
 
 class BooksError(CatalogError):

@@ -52,13 +52,14 @@ def to_predictions(
     """One prediction per window; the rows that padded the batch are dropped."""
     for row, window in enumerate(windows):
         yield WindowPrediction(
-            window.uri,
+            window.track,
             window.window_index,
             window.start_s,
             window.end_s,
             window.content_s,
             output.log_probs[row].copy(),
             output.embeddings[row].copy() if embeddings else None,
+            window.facts,
         )
 
 
@@ -140,7 +141,7 @@ class _CheckDoFn(beam.DoFn):  # type: ignore[misc]
         self._meter = StageMeter(STAGE)
 
     def process(self, window: LogMelWindow) -> Iterator[Any]:
-        yield from self._meter.run(window.uri, lambda: self._checked(window))
+        yield from self._meter.run(window.track, lambda: self._checked(window))
 
     def _checked(self, window: LogMelWindow) -> list[LogMelWindow]:
         check_image(window.image, self._shape)
@@ -152,7 +153,7 @@ class _CheckScoresDoFn(beam.DoFn):  # type: ignore[misc]
         self._meter = StageMeter(f"{STAGE}/scores")
 
     def process(self, prediction: WindowPrediction) -> Iterator[Any]:
-        yield from self._meter.run(prediction.uri, lambda: self._checked(prediction))
+        yield from self._meter.run(prediction.track, lambda: self._checked(prediction))
 
     def _checked(self, prediction: WindowPrediction) -> list[WindowPrediction]:
         check_scores(prediction)

@@ -11,9 +11,9 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.errors import InputError
@@ -35,7 +35,8 @@ class Listed:
     """One file that an input names."""
 
     path: str
-    size_in_bytes: int | None  # None: it cannot be asked
+    size_bytes: int | None = None  # None: it cannot be asked
+    modified_us: int | None = None  # microseconds since 1970
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
@@ -61,9 +62,9 @@ def is_folder(path: str) -> bool:
 
 def is_sidecar(path: str, folder: str) -> bool:
     """Whether a folder input leaves this file out: hidden, or of a kind that is not audio."""
-    inside = PurePosixPath(path[len(folder) :])
-    hidden = any(part.startswith(".") for part in inside.parts)
-    return hidden or inside.suffix.lower() in SIDECARS
+    inside = path[len(folder) :]
+    hidden = inside.startswith(".") or "/." in inside
+    return hidden or os.path.splitext(inside)[1].lower() in SIDECARS
 
 
 def match(path: str) -> Iterator[Listed]:
@@ -79,7 +80,7 @@ def match(path: str) -> Iterator[Listed]:
         folder = full.rstrip("/") + "/"
         yield from (item for item in _below(folder) if not is_sidecar(item.path, folder))
     elif is_local(full) and Path(full).is_file():  # no glob, whatever its name
-        yield Listed(full, Path(full).stat().st_size)
+        yield look_up(full)
     else:
         fixed = re.split(r"[*?\[]", full, maxsplit=1)[0].rpartition("/")[0] + "/"
         wanted = glob_regex(full)
@@ -104,17 +105,26 @@ def _walk(folder: str) -> Iterator[Listed]:
         folders.sort()
         for name in sorted(names):
             path = os.path.join(parent, name)
-            yield Listed(path, _size(path))
+            yield look_up(path)
     for path in refused:
         if os.path.exists(path):
-            yield Listed(path, None)
+            yield Listed(path)
 
 
-def _size(path: str) -> int | None:
+def look_up(path: str) -> Listed:
+    """Size and modification time of one file, as far as they can be had."""
     try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
+        if is_local(path):
+            status = os.stat(path)
+            return Listed(path, status.st_size, status.st_mtime_ns // 1_000)
+        return _of_metadata(FileSystems.get_filesystem(path).metadata(path))
+    except (OSError, ValueError, BeamIOError):  # reading it will say what is wrong
+        return Listed(path)
+
+
+def _of_metadata(metadata: FileMetadata) -> Listed:
+    seconds = metadata.last_updated_in_seconds
+    return Listed(metadata.path, metadata.size_in_bytes, round(seconds * 1e6) if seconds else None)
 
 
 def _list_remote(folder: str) -> Iterator[Listed]:
@@ -126,4 +136,4 @@ def _list_remote(folder: str) -> Iterator[Listed]:
         raise InputError(f"--input={folder}: cannot be listed: {error}") from error
     for metadata in result.metadata_list:
         if metadata.path.startswith(folder):
-            yield Listed(metadata.path, metadata.size_in_bytes)
+            yield _of_metadata(metadata)

@@ -169,12 +169,18 @@ class _MelDoFn(beam.DoFn):  # type: ignore[misc]
         self._meter = StageMeter("MelSpectrogram")
 
     def process(self, window: PreparedWindow) -> Iterator[Any]:
-        yield from self._meter.run(window.uri, lambda: [self._convert(window)])
+        yield from self._meter.run(window.track, lambda: [self._convert(window)])
 
     def _convert(self, window: PreparedWindow) -> LogMelWindow:
         image = to_image(window.samples, self._front_end)
         return LogMelWindow(
-            window.uri, window.window_index, window.start_s, window.end_s, window.content_s, image
+            window.track,
+            window.window_index,
+            window.start_s,
+            window.end_s,
+            window.content_s,
+            image,
+            window.facts,
         )
 
 

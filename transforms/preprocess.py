@@ -141,7 +141,13 @@ def prepare(window: AudioWindow, front_end: FrontEnd) -> PreparedWindow:
     if front_end.windows != "whole":
         samples = fit_length(samples, front_end.window_samples)
     return PreparedWindow(
-        window.uri, window.window_index, window.start_s, window.end_s, content_s, samples
+        window.track,
+        window.window_index,
+        window.start_s,
+        window.end_s,
+        content_s,
+        samples,
+        window.facts,
     )
 
 
@@ -151,7 +157,7 @@ class _PrepareDoFn(beam.DoFn):  # type: ignore[misc]
         self._meter = StageMeter("Preprocess")
 
     def process(self, window: AudioWindow) -> Iterator[Any]:
-        yield from self._meter.run(window.uri, lambda: [prepare(window, self._front_end)])
+        yield from self._meter.run(window.track, lambda: [prepare(window, self._front_end)])
 
 
 @dataclass

@@ -27,6 +27,10 @@ from transforms.records import FloatArray
 
 av.logging.set_level(None)  # its findings are told by warnings and errors, not on stderr
 
+_MOST_ERRORS = 100  # of the demuxer, one after the other, until a file is given up
+# No protocol has that name. Some text files name others for ffmpeg to open (ffconcat, playlists),
+# or make it wait at a port (SDP): a catalog must not read what is not in it.
+_OPTIONS = {"protocol_whitelist": "none"}
 _MOST_PLANES = 8  # PyAV reads past the end of the plane pointers of a frame with that many
 # Demuxers of formats without any mark: ffmpeg takes plain text for one of them.
 _MARKLESS = frozenset(
@@ -49,7 +53,8 @@ class _Unnamed:
         target = base[whence] + offset
         if target < self._start:  # a broken header; ffmpeg would print an exception
             return -1
-        return self._file.seek(target) - self._start
+        self._file.seek(min(target, self._end))  # no filesystem can be sought as far as headers say
+        return target - self._start
 
     def tell(self) -> int:
         return self._file.tell() - self._start
@@ -134,17 +139,33 @@ class PyAVReader:
                 yield from self._decoded(container, stream, context)
 
     def _decoded(self, container: Any, stream: Any, context: Any) -> Iterator[av.AudioFrame]:
-        packets = container.demux(stream)
-        while True:
+        for packet in self._packets(container, stream):
             try:
-                packet = next(packets)  # the last one is empty and flushes the decoder
                 frames = context.decode(packet)
-            except (StopIteration, av.EOFError):
+            except av.EOFError:
                 return
             except av.FFmpegError:
                 self.warnings.add(DecodeWarning.CORRUPT_FRAMES)
-                continue  # a demuxer that failed has ended its iterator
+                continue
             yield from (frame for frame in frames if frame.samples and frame.sample_rate)
+
+    def _packets(self, container: Any, stream: Any) -> Iterator[Any]:
+        """Demux behind errors too; the last packet is empty, or None: it flushes the decoder."""
+        packets, failed = container.demux(stream), 0
+        while failed < _MOST_ERRORS:
+            try:
+                packet = next(packets)
+            except (StopIteration, av.EOFError):
+                return
+            except (av.FFmpegError, IndexError) as error:
+                if isinstance(error, av.FFmpegError):  # else another stream began, unknown to PyAV
+                    self.warnings.add(DecodeWarning.CORRUPT_FRAMES)
+                failed += 1
+                packets = container.demux(stream)  # one that failed has ended its iterator
+                continue
+            failed = 0
+            yield packet
+        yield None
 
     def _conformed(self) -> Iterator[FloatArray]:
         """Frames as (frames, channels) of one rate and layout."""
@@ -157,13 +178,22 @@ class PyAVReader:
                 if resampler is not None:
                     self.warnings.add(DecodeWarning.STREAM_CHANGE)
                     # What it still holds:
-                    yield from map(self._interleaved, resampler.resample(None))
+                    yield from self._resampled(resampler, None)
                 kind = frame_kind
                 resampler = self._resampler()
             frame.pts = None  # a gap in time stamps is no sound
-            yield from map(self._interleaved, resampler.resample(frame))
+            yield from self._resampled(resampler, frame)
         if resampler is not None:
-            yield from map(self._interleaved, resampler.resample(None))
+            yield from self._resampled(resampler, None)
+
+    def _resampled(
+        self, resampler: av.AudioResampler, frame: av.AudioFrame | None
+    ) -> list[FloatArray]:
+        try:
+            return [self._interleaved(part) for part in resampler.resample(frame)]
+        except av.FFmpegError:  # a rate or layout that ffmpeg itself cannot resample
+            self.warnings.add(DecodeWarning.CORRUPT_FRAMES)
+            return []
 
     def _interleaved(self, frame: av.AudioFrame) -> FloatArray:
         samples = frame.to_ndarray()  # (channels, frames), or (1, frames * channels) if packed
@@ -188,7 +218,7 @@ class PyAVReader:
 
 def _open_av(file: _Unnamed) -> Any:
     try:
-        container = av.open(file, mode="r", metadata_errors="replace")
+        container = av.open(file, mode="r", metadata_errors="replace", options=_OPTIONS)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise StageError(Reason.NOT_AUDIO, f"PyAV: {error_text(error)}") from error
     if container.format.name in _MARKLESS:

@@ -5,27 +5,49 @@
   music (``transforms.listing.SIDECARS``).
 - A manifest (see transforms.manifest) means its rows.
 
-A file that several inputs name is read once, as one :class:`Track` with all its listings.
+A file that several inputs name is read once, as one :class:`Track` with all its listings. Files
+that are likely to hold the same bytes come as one Track with ``copies``. What an earlier run has
+labelled, and is unchanged, does not come at all (see transforms.known).
+
+All that crosses a shuffle is names: in chunks, so that all mentions of a file meet, and by size, so
+that copies do. A million files cost a minute.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.transforms.window import GlobalWindows
 
-from transforms.errors import InputError, Reason, StageError
+from transforms.books import LISTED, SKIPPED
+from transforms.errors import InputError, StageError
+from transforms.journal import Kind, commit_count
+from transforms.known import Known, KnownRows, load_known
 from transforms.listing import is_folder, match
-from transforms.manifest import is_manifest, read_manifest
-from transforms.records import Listing, Track
+from transforms.manifest import is_manifest
+from transforms.mentions import (
+    Mention,
+    check_name,
+    list_mentions,
+    merge,
+    unknown_part,
+    with_copies,
+)
+from transforms.records import Failure, Track
 from transforms.stage_metrics import FAILURES, StageMeter
 
 STAGE = "ReadFiles"
 DUPLICATES_METRIC = "duplicate_listings"
+COUNTS = "counts"
+
+_BUCKETS, _CHUNK = 256, 64  # mentions held while listing: at most the product
 
 
 def check_inputs(inputs: Iterable[str]) -> None:
@@ -47,93 +69,172 @@ def check_inputs(inputs: Iterable[str]) -> None:
             )
 
 
-def printable(uri: str) -> str:
-    """``uri`` with what is not valid UTF-8 escaped: no table could hold it otherwise."""
-    return uri.encode("utf-8", "backslashreplace").decode("utf-8")
+class _Sieve:
+    """The known rows, and the counts of what is listed and of what they make needless."""
 
+    def __init__(self, rows: KnownRows | None, journal: str | None) -> None:
+        self._rows = rows
+        self._journal = journal
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self.known: Known | None = None
 
-@dataclass(frozen=True)
-class _Mention:
-    """One listing of a uri, before those of the same uri are merged."""
+    def load(self) -> None:
+        """Read the known rows, if there are to be any."""
+        self.known = None if self._rows is None else load_known(self._rows)
 
-    listing: Listing
-    size_bytes: int | None = None
-    valid_name: bool = True
+    def count(self, listed: int, skipped: Counter[str]) -> None:
+        """Note listings, and by outcome those that are known."""
+        self._counts[LISTED, ""] += listed
+        for outcome, number in skipped.items():
+            self._counts[SKIPPED, outcome] += number
+
+    def finish(self) -> Iterator[beam.pvalue.TaggedOutput]:
+        """Hand the counts out, and leave them in the journal for the progress."""
+        counts, self._counts = self._counts, Counter()
+        for count in counts.items():
+            yield beam.pvalue.TaggedOutput(COUNTS, GlobalWindows.windowed_value(count))
+        kinds: tuple[Kind, ...] = ("listed", "skipped")
+        for kind in kinds:
+            number = sum(n for (outcome, _), n in counts.items() if outcome == kind)
+            if number and self._journal is not None:
+                commit_count(self._journal, kind, number)
 
 
 class _ListDoFn(beam.DoFn):  # type: ignore[misc]
-    """An input to (uri, mention) pairs."""
+    """An input to (bucket, mentions) pairs, as plain tuples: Beam encodes these without pickle."""
 
-    def __init__(self, root: str | None) -> None:
+    def __init__(self, root: str | None, sieve: _Sieve) -> None:
         self._root = root
+        self._sieve = sieve
+        self._duplicates = Metrics.counter(STAGE, DUPLICATES_METRIC)
 
-    def process(self, path: str) -> Iterator[tuple[str, _Mention]]:
-        if not is_manifest(path):
-            for metadata in match(path):
-                uri = printable(metadata.path)
-                yield uri, _Mention(Listing(), metadata.size_in_bytes, uri == metadata.path)
-            return
-        for row, (stated, listing) in enumerate(read_manifest(path, self._root), start=1):
-            # A row without a uri fails in Decode (not_found), under its row number.
-            yield stated or f"{path}#row={row}", _Mention(listing)
+    def setup(self) -> None:
+        self._sieve.load()
+
+    def process(self, path: str) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+        chunks: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+        for mention in list_mentions(path, self._root):
+            if self._is_known(mention):
+                continue
+            chunk = chunks[bucket := _bucket(mention.uri)]
+            chunk.append(tuple(mention))
+            if len(chunk) >= _CHUNK:
+                yield bucket, chunks.pop(bucket)
+        yield from chunks.items()
+
+    def _is_known(self, mention: Mention) -> bool:
+        if self._sieve.known is None or not mention.valid_name:
+            return False
+        track = merge(mention.uri, [mention])
+        outcome, first = self._sieve.known.first_outcome(track, mention.listing)
+        if outcome is not None and first:
+            self._sieve.count(1, Counter([outcome]))
+        elif outcome is not None:
+            self._duplicates.inc()
+        return outcome is not None
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from self._sieve.finish()
 
 
-def _listing_order(listing: Listing) -> tuple[str, str]:
-    columns = json.dumps(dict(listing.columns), sort_keys=True, default=str)
-    return listing.track_id or "", columns
-
-
-def merge(uri: str, mentions: list[_Mention]) -> Track:
-    """All mentions of one uri as one Track, its listings in an order that no runner changes.
-
-    Raises
-    ------
-    StageError
-        ``unreadable``: the file's name is not valid UTF-8.
-    """
-    if not all(mention.valid_name for mention in mentions):
-        raise StageError(
-            Reason.UNREADABLE, "the file's name is not valid UTF-8 (escaped here); rename the file"
-        )
-    by_order = {_listing_order(mention.listing): mention.listing for mention in mentions}
-    listings = [by_order[key] for key in sorted(by_order)]
-    stated = [item for item in listings if item.track_id is not None or item.columns]
-    sizes = [mention.size_bytes for mention in mentions if mention.size_bytes is not None]
-    # A glob's mention adds nothing to a manifest's.
-    return Track(uri, max(sizes, default=None), tuple(stated or listings))
+def _bucket(text: str) -> int:
+    return zlib.crc32(text.encode()) % _BUCKETS
 
 
 class _MergeDoFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self) -> None:
+    """A bucket of mentions to the tracks in it that are not known, by the bucket of their size."""
+
+    def __init__(self, sieve: _Sieve) -> None:
+        self._sieve = sieve
         self._meter = StageMeter(STAGE)
         self._duplicates = Metrics.counter(STAGE, DUPLICATES_METRIC)
 
-    def process(self, element: tuple[str, Iterable[_Mention]]) -> Iterator[Any]:
-        uri, mentions = element[0], list(element[1])
-        for item in self._meter.run(uri, lambda: [merge(uri, mentions)]):
-            if isinstance(item, Track):
-                self._duplicates.inc(len(mentions) - len(item.listings))
-            yield item
+    def setup(self) -> None:
+        self._sieve.load()
+
+    def process(self, element: tuple[int, Iterable[list[tuple[Any, ...]]]]) -> Iterator[Any]:
+        by_uri: dict[str, list[Mention]] = defaultdict(list)
+        for mention in itertools.starmap(Mention, itertools.chain.from_iterable(element[1])):
+            by_uri[mention.uri].append(mention)
+        for uri, mentions in by_uri.items():
+            found = self._merged(uri, mentions)
+            if isinstance(found, Failure):
+                yield self._meter.failed(found)
+            elif found is not None:
+                yield _bucket(str(found.size_bytes)), found
+
+    def _merged(self, uri: str, mentions: list[Mention]) -> Track | Failure | None:
+        track = merge(uri, mentions)
+        listed = len(track.listings)
+        self._duplicates.inc(len(mentions) - listed)
+        try:
+            check_name(mentions)
+        except StageError as error:
+            self._sieve.count(listed, Counter())
+            return Failure.of(track, STAGE, error)
+        left, skipped = unknown_part(track, self._sieve.known)
+        self._sieve.count(listed, skipped)
+        return left
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from self._sieve.finish()
+
+
+class _CopiesDoFn(beam.DoFn):  # type: ignore[misc]
+    """Tracks of some sizes to tracks with their copies."""
+
+    def __init__(self) -> None:
+        self._meter = StageMeter(STAGE)
+
+    def process(self, element: tuple[int, Iterable[Track]]) -> Iterator[Track]:
+        yield from self._meter.count(lambda: with_copies(element[1]))
 
 
 @dataclass
 class ReadFiles(beam.PTransform):  # type: ignore[misc]
-    """PCollection[str] of inputs to ``.tracks`` (Track) and ``.failures`` (Failure).
+    """PCollection[str] of inputs to ``["tracks"]`` (Track), ``["failures"]`` and ``["counts"]``.
 
-    Grouping by uri also spreads the tracks over the workers. Only names cross that shuffle.
+    Counts are of listings, listed and skipped (see transforms.books).
 
     Parameters
     ----------
     root : str, optional
         Folder for relative uris in manifests; each manifest's own when None.
+    known : KnownRows, optional
+        What need not be labelled again; nothing is known when None.
+    journal : str, optional
+        Folder where the counts are left for the run's progress.
+    one_input : bool
+        Whether there is but one input. No other can add to what it says of a file, so that what
+        is known is left out in front of the shuffle.
     """
 
     root: str | None = None
+    known: KnownRows | None = None
+    journal: str | None = None
+    one_input: bool = False
 
-    def expand(self, inputs: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        return (
-            inputs
-            | "List" >> beam.ParDo(_ListDoFn(self.root))
-            | "ByUri" >> beam.GroupByKey()
-            | "Merge" >> beam.ParDo(_MergeDoFn()).with_outputs(FAILURES, main="tracks")
+    def expand(self, inputs: beam.PCollection) -> dict[str, beam.PCollection]:
+        in_front = _Sieve(self.known if self.one_input else None, self.journal)
+        listed = inputs | "List" >> beam.ParDo(_ListDoFn(self.root, in_front)).with_outputs(
+            COUNTS, main="mentions"
         )
+        merged = (
+            listed["mentions"]
+            | "ByUri" >> beam.GroupByKey()
+            | "Merge"
+            >> beam.ParDo(_MergeDoFn(_Sieve(self.known, self.journal))).with_outputs(
+                FAILURES, COUNTS, main="tracks"
+            )
+        )
+        tracks = (
+            merged["tracks"]
+            | "BySize" >> beam.GroupByKey()
+            | "Copies" >> beam.ParDo(_CopiesDoFn())
+            | "Spread" >> beam.Reshuffle()
+        )
+        return {
+            "tracks": tracks,
+            FAILURES: merged[FAILURES],
+            COUNTS: (listed[COUNTS], merged[COUNTS]) | beam.Flatten(),
+        }

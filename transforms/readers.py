@@ -30,6 +30,7 @@ class DecodeWarning(str, Enum):
     LENGTH_MISMATCH = "length_mismatch"  # more sound than the header states
     STREAM_CHANGE = "stream_change"  # rate or channels change; the first ones are kept
     NAN_REPLACED = "nan_replaced"  # NaN, infinite or absurdly loud samples became 0
+    CLIPPED = "clipped"  # of all samples at least one in a thousand is at or beyond full scale
     SILENT = "silent"  # every sample is 0
     TOO_LONG = "too_long"  # stopped at max_seconds
 

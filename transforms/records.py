@@ -40,64 +40,21 @@ class Track:
 
     uri: str
     size_bytes: int | None = None  # None: not known before it is read
+    modified_at: dt.datetime | None = None  # UTC, when listed; None: the file system does not say
     listings: tuple[Listing, ...] = (Listing(),)
+    copies: tuple[Track, ...] = ()
+    """Further files: likely to hold the same bytes (ReadFiles), surely so (behind Decode)."""
 
-
-@dataclass(frozen=True)
-class AudioWindow:
-    """A window as decoded: the file's own rate and channels, with the resampler's margin."""
-
-    uri: str
-    window_index: int
-    start_s: float  # of the window itself, without the margin
-    end_s: float  # at most the end of the track
-    sample_rate_hz: int
-    first_frame: int  # the track's frame at samples[0]; see transforms.windows
-    samples: FloatArray  # (frames, channels), full scale is 1.0
-
-
-@dataclass(frozen=True)
-class PreparedWindow:
-    """A window ready for the spectrogram: mono, at the front end's rate."""
-
-    uri: str
-    window_index: int
-    start_s: float
-    end_s: float
-    content_s: float  # seconds of sound in samples, padding excluded: the window's weight
-    samples: FloatArray  # (samples,), a fixed length unless the front end squeezes whole tracks
-
-
-@dataclass(frozen=True)
-class LogMelWindow:
-    """A window as the model sees it."""
-
-    uri: str
-    window_index: int
-    start_s: float
-    end_s: float
-    content_s: float
-    image: FloatArray  # (image_height, image_width), -1 (top_db under the peak) to 1 (the peak)
-
-
-@dataclass(frozen=True)
-class WindowPrediction:
-    """What the model says of one window."""
-
-    uri: str
-    window_index: int
-    start_s: float
-    end_s: float
-    content_s: float
-    log_probs: FloatArray  # (labels,), natural logarithms, normalised
-    embedding: FloatArray | None = None  # (hidden,)
+    @property
+    def members(self) -> tuple[Track, ...]:
+        """The track itself and its copies."""
+        return (self, *self.copies)
 
 
 @dataclass(frozen=True)
 class TrackFacts:
-    """What decoding found out about one file: emitted once per track, after its windows."""
+    """What decoding found out about one file; travels on the track's last window."""
 
-    uri: str
     content_sha256: str
     size_bytes: int
     duration_s: float  # decoded, never from a header
@@ -111,22 +68,83 @@ class TrackFacts:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """One input that a stage could not handle."""
+class Window:
+    """What every record of a window says."""
 
-    uri: str
+    track: Track
+    window_index: int
+    start_s: float  # of the window itself, without a margin
+    end_s: float  # at most the end of the track
+
+    @property
+    def uri(self) -> str:
+        """The track's uri."""
+        return self.track.uri
+
+
+@dataclass(frozen=True)
+class AudioWindow(Window):
+    """A window as decoded: the file's own rate, with the resampler's margin."""
+
+    sample_rate_hz: int
+    first_frame: int  # the track's frame at samples[0]; see transforms.windows
+    samples: FloatArray  # (frames, channels), full scale is 1.0
+    facts: TrackFacts | None = None  # on the track's last window
+
+
+@dataclass(frozen=True)
+class PreparedWindow(Window):
+    """A window ready for the spectrogram: mono, at the front end's rate."""
+
+    content_s: float  # seconds of sound in samples, padding excluded: the window's weight
+    samples: FloatArray  # (samples,), a fixed length unless the front end squeezes whole tracks
+    facts: TrackFacts | None = None
+
+
+@dataclass(frozen=True)
+class LogMelWindow(Window):
+    """A window as the model sees it."""
+
+    content_s: float
+    image: FloatArray  # (image_height, image_width), -1 (top_db under the peak) to 1 (the peak)
+    facts: TrackFacts | None = None
+
+
+@dataclass(frozen=True)
+class WindowPrediction(Window):
+    """What the model says of one window."""
+
+    content_s: float
+    log_probs: FloatArray  # (labels,), natural logarithms, normalised
+    embedding: FloatArray | None = None  # (hidden,)
+    facts: TrackFacts | None = None
+
+
+@dataclass(frozen=True)
+class KnownContent:
+    """A file, copies included, whose very bytes an earlier run has labelled under another uri."""
+
+    track: Track
+    content_sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One input, copies included, that a stage could not handle."""
+
+    track: Track
     stage: str
     reason: Reason
     message: str
-    size_bytes: int | None = None
+    size_bytes: int | None = None  # as read, where it was
 
     @classmethod
-    def of(cls, uri: str, stage: str, error: Exception, size_bytes: int | None = None) -> Failure:
+    def of(cls, track: Track, stage: str, error: Exception) -> Failure:
         """The failure that ``error`` stands for; what is not a StageError is an internal error."""
         if isinstance(error, StageError):
-            return cls(uri, stage, error.reason, error.message, size_bytes)
-        message = f"{type(error).__name__}: {error}"
-        return cls(uri, stage, Reason.INTERNAL_ERROR, message, size_bytes)
+            return cls(track, stage, error.reason, error.message)
+        return cls(track, stage, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
 
 
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -142,6 +160,7 @@ class PredictionRow:
     track_id: Annotated[str | None, pa.string()]
     content_sha256: Annotated[str, pa.string()]
     size_bytes: Annotated[int, pa.int64()]
+    modified_at: Annotated[dt.datetime | None, _TIMESTAMP]
     duration_s: Annotated[float, pa.float64()]
     sample_rate_hz: Annotated[int, pa.int32()]
     channels: Annotated[int, pa.int32()]
@@ -184,9 +203,13 @@ class FailureRow:
     uri: Annotated[str, pa.string()]
     track_id: Annotated[str | None, pa.string()]
     size_bytes: Annotated[int | None, pa.int64()]
+    modified_at: Annotated[dt.datetime | None, _TIMESTAMP]
     stage: Annotated[str, pa.string()]
     reason: Annotated[str, pa.string()]
     message: Annotated[str, pa.string()]
+    model_fingerprint: Annotated[str, pa.string()]
+    front_end_fingerprint: Annotated[str, pa.string()]
+    pipeline_version: Annotated[str, pa.string()]
     run_id: Annotated[str, pa.string()]
     failed_at: Annotated[dt.datetime, _TIMESTAMP]
 
@@ -220,6 +243,23 @@ def schema_of(
         columns += list(extra)
     metadata = {"labels": json.dumps(list(labels), ensure_ascii=False)} if labels else None
     return pa.schema(columns, metadata=metadata)
+
+
+WINDOWS_COLUMN, LISTING_COLUMN = "_windows", "_listing"
+"""Columns of the journal alone: a track's window rows, and which of its listings a row is for."""
+
+
+def journal_schema(rows: pa.Schema) -> pa.Schema:
+    """The schema of predictions or failures in the journal.
+
+    Behind the row's own columns the number of the listing; behind a prediction's its windows.
+    """
+    schema = rows.append(pa.field(LISTING_COLUMN, pa.int32()))
+    if "label" not in rows.names:
+        return schema
+    of_track = {"uri", "content_sha256", "run_id"}
+    nested = pa.struct([column for column in schema_of(WindowRow) if column.name not in of_track])
+    return schema.append(pa.field(WINDOWS_COLUMN, pa.list_(nested)))
 
 
 def row_dict(row: Any) -> dict[str, Any]:

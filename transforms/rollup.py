@@ -4,39 +4,43 @@ The rule: scores are the softmax of the mean of the windows' log-probabilities, 
 seconds of sound in each window (the geometric mean of their probabilities). A best score under
 the checkpoint's threshold, or a track without any sound, is labelled ``unknown``.
 
-Everything that is known about a track meets here: its listings, its facts, its windows and its
-failures. A track with any failure is a failed track; one whose windows did not all arrive is a
-failed track too; every other one is labelled. So each listing ends in exactly one row.
+A worker gets a track's windows one after the other, the last of them with the track's facts, so
+that a track is whole as soon as that one is there, and its rows can be made durable at once. What
+is not whole when a later track begins, or at the end of a bundle (because a window failed, or
+because the runner dealt the windows out to several workers), meets in a GroupByKey and is whole
+then, or a failure, ``incomplete``. Where a window failed before, that failure is the one told.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.transforms.window import GlobalWindows
 
 from transforms.errors import Reason
 from transforms.records import (
+    LISTING_COLUMN,
     UNKNOWN_LABEL,
+    WINDOWS_COLUMN,
     Failure,
     FailureRow,
     FloatArray,
-    Listing,
     PredictionRow,
-    Track,
     TrackFacts,
     WindowPrediction,
-    WindowRow,
     row_dict,
 )
 from transforms.stage_metrics import FAILURES, StageMeter
 
 STAGE = "RollUp"
-_STAGE_ORDER = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", STAGE)
+_PARTS = "parts"
+_MAX_OPEN = 16  # tracks whose windows wait; more than one only where a window failed
 
 
 @dataclass(frozen=True)
@@ -122,122 +126,145 @@ def prediction_fields(
     }
 
 
-def window_row(
-    window: WindowPrediction, content_sha256: str, rule: LabelRule, run_id: str
-) -> WindowRow:
-    """The evidence of one window."""
+def window_fields(window: WindowPrediction, rule: LabelRule) -> dict[str, Any]:
+    """The evidence of one window: WindowRow's columns but those of the track."""
     scores = np.exp(window.log_probs)
-    return WindowRow(
-        uri=window.uri,
-        content_sha256=content_sha256,
-        window_index=window.window_index,
-        start_s=window.start_s,
-        end_s=window.end_s,
-        label=choose_label(scores, rule, has_sound=window.content_s > 0),
-        confidence=float(scores.max()),
-        scores=scores.tolist(),
-        run_id=run_id,
-    )
+    return {
+        "window_index": window.window_index,
+        "start_s": window.start_s,
+        "end_s": window.end_s,
+        "label": choose_label(scores, rule, has_sound=window.content_s > 0),
+        "confidence": float(scores.max()),
+        "scores": scores.tolist(),
+    }
 
 
-def first_failure(failures: Iterable[Failure]) -> Failure:
-    """The failure of the earliest stage; ties by message, so that no order of arrival shows.
+def track_rows(
+    windows: Sequence[WindowPrediction], rule: LabelRule, provenance: Provenance
+) -> Iterator[dict[str, Any]]:
+    """The journal's rows of a whole track, copies included: one for each listing.
 
-    Stages that are not this package's come last.
+    Parameters
+    ----------
+    windows : sequence of WindowPrediction
+        All of the track's, in order, the last one with its facts.
+    rule : LabelRule
+    provenance : Provenance
+
+    Yields
+    ------
+    dict
+        PredictionRow's columns, the listing's own and the journal's; each file's windows are
+        nested in its first listing's row.
     """
-
-    def rank(failure: Failure) -> tuple[int, str, str, str]:
-        stage = failure.stage.partition("/")[0]
-        place = _STAGE_ORDER.index(stage) if stage in _STAGE_ORDER else len(_STAGE_ORDER)
-        return place, stage, failure.reason.value, failure.message
-
-    return min(failures, key=rank)
-
-
-def find_failure(
-    uri: str,
-    facts: Sequence[TrackFacts],
-    windows: Sequence[WindowPrediction],
-    failures: Sequence[Failure],
-) -> Failure | None:
-    """Why a track cannot be labelled, or None if all of it is there."""
-    if failures:
-        return first_failure(failures)
-    if len(facts) != 1:
-        message = f"{len(facts)} decoding results arrived instead of 1"
-        return Failure(uri, STAGE, Reason.INCOMPLETE, message)
-    indices = sorted(w.window_index for w in windows)
-    if indices != list(range(facts[0].window_count)) or not indices:
-        distinct = len(set(indices))
-        message = f"{distinct} of {facts[0].window_count} windows arrived"
-        if distinct != len(indices):
-            message = f"{len(indices) - distinct} windows arrived more than once"
-        return Failure(uri, STAGE, Reason.INCOMPLETE, message, facts[0].size_bytes)
-    return None
+    facts = windows[-1].facts
+    assert facts is not None, "the last window carries the facts"
+    fields = prediction_fields(facts, windows, rule)
+    evidence = [window_fields(window, rule) for window in windows]
+    now = dt.datetime.now(dt.timezone.utc)
+    for track in windows[-1].track.members:
+        for number, listing in enumerate(track.listings):
+            row = PredictionRow(
+                **fields,
+                uri=track.uri,
+                modified_at=track.modified_at,
+                track_id=listing.track_id,
+                labelled_at=now,
+                **row_dict(provenance),
+            )
+            own = {LISTING_COLUMN: number, WINDOWS_COLUMN: evidence if number == 0 else []}
+            yield {**row_dict(row), **listing.columns, **own}
 
 
-def failure_row(
-    failure: Failure, listing: Listing, size_bytes: int | None, run_id: str
-) -> FailureRow:
-    """The failures row of one listing."""
-    return FailureRow(
-        uri=failure.uri,
-        track_id=listing.track_id,
-        size_bytes=size_bytes if failure.size_bytes is None else failure.size_bytes,
-        stage=failure.stage.partition("/")[0],
-        reason=failure.reason.value,
-        message=failure.message,
-        run_id=run_id,
-        failed_at=dt.datetime.now(dt.timezone.utc),
-    )
+def failure_rows(failure: Failure, provenance: Provenance) -> Iterator[dict[str, Any]]:
+    """The journal's rows of a failed track, copies included: one for each listing."""
+    now = dt.datetime.now(dt.timezone.utc)
+    for track in failure.track.members:
+        size_bytes = track.size_bytes if failure.size_bytes is None else failure.size_bytes
+        for number, listing in enumerate(track.listings):
+            row = FailureRow(
+                uri=track.uri,
+                track_id=listing.track_id,
+                size_bytes=size_bytes,
+                modified_at=track.modified_at,
+                stage=failure.stage.partition("/")[0],
+                reason=failure.reason.value,
+                message=failure.message,
+                failed_at=now,
+                **row_dict(provenance),
+            )
+            yield {**row_dict(row), LISTING_COLUMN: number}
 
 
-class _RollUpDoFn(beam.DoFn):  # type: ignore[misc]
+def is_whole(windows: Sequence[WindowPrediction]) -> bool:
+    """Whether all windows of a track are there, each once, in order, the facts on the last."""
+    facts = windows[-1].facts
+    indices = [window.window_index for window in windows]
+    return facts is not None and indices == list(range(facts.window_count))
+
+
+def incomplete(windows: Sequence[WindowPrediction]) -> Failure:
+    """The failure of a track that is not whole."""
+    distinct = len({window.window_index for window in windows})
+    facts = next((window.facts for window in windows if window.facts is not None), None)
+    expected = "an unknown number" if facts is None else facts.window_count
+    message = f"{distinct} of {expected} windows arrived"
+    if distinct != len(windows):
+        message = f"{len(windows) - distinct} windows arrived more than once"
+    size_bytes = None if facts is None else facts.size_bytes
+    return Failure(windows[0].track, STAGE, Reason.INCOMPLETE, message, size_bytes)
+
+
+class _AssembleDoFn(beam.DoFn):  # type: ignore[misc]
+    """Windows to rows as soon as a track is whole; what is not, part by part, by uri."""
+
+    _open: OrderedDict[str, list[WindowPrediction]]  # from start_bundle on
+
     def __init__(self, rule: LabelRule, provenance: Provenance) -> None:
         self._rule = rule
         self._provenance = provenance
         self._meter = StageMeter(STAGE)
 
-    def process(self, element: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[Any]:
-        yield from self._meter.count(lambda: self._rows(*element))
+    def start_bundle(self) -> None:
+        self._open = OrderedDict()
 
-    def _rows(self, uri: str, found: dict[str, Iterable[Any]]) -> Iterator[Any]:
-        facts, windows = list(found["facts"]), list(found["predictions"])
-        windows.sort(key=lambda w: w.window_index)
-        failures = list(found[FAILURES])
-        tracks = list(found["tracks"]) or [Track(uri)]  # failed before it became a track
-        listings = [listing for track in tracks for listing in track.listings]
-        failure = find_failure(uri, facts, windows, failures)
-        if failure is not None:
-            for listing in listings:
-                row = failure_row(failure, listing, tracks[0].size_bytes, self._provenance.run_id)
-                yield beam.pvalue.TaggedOutput(FAILURES, row_dict(row))
-            return
-        yield from self._labelled(facts[0], windows, listings)
+    def process(self, window: WindowPrediction) -> Iterator[Any]:
+        windows = self._open.setdefault(window.uri, [])
+        windows.append(window)
+        if window.facts is not None and is_whole(windows):
+            del self._open[window.uri]
+            yield from self._meter.count(lambda: track_rows(windows, self._rule, self._provenance))
+        while len(self._open) > _MAX_OPEN:
+            yield beam.pvalue.TaggedOutput(_PARTS, self._open.popitem(last=False))
 
-    def _labelled(
-        self, facts: TrackFacts, windows: list[WindowPrediction], listings: list[Listing]
-    ) -> Iterator[Any]:
-        fields = prediction_fields(facts, windows, self._rule)
-        now = dt.datetime.now(dt.timezone.utc)
-        for listing in listings:
-            row = PredictionRow(
-                **fields, track_id=listing.track_id, labelled_at=now, **row_dict(self._provenance)
-            )
-            yield {**row_dict(row), **listing.columns}
-        for window in windows:
-            evidence = window_row(window, facts.content_sha256, self._rule, self._provenance.run_id)
-            yield beam.pvalue.TaggedOutput("windows", row_dict(evidence))
+    def finish_bundle(self) -> Iterator[Any]:
+        for part in self._open.items():
+            yield beam.pvalue.TaggedOutput(_PARTS, GlobalWindows.windowed_value(part))
+
+
+class _JoinDoFn(beam.DoFn):  # type: ignore[misc]
+    """Parts of one track to its rows, or to a failure."""
+
+    def __init__(self, rule: LabelRule, provenance: Provenance) -> None:
+        self._rule = rule
+        self._provenance = provenance
+        self._meter = StageMeter(f"{STAGE}/parts")
+
+    def process(self, element: tuple[str, Iterable[list[WindowPrediction]]]) -> Iterator[Any]:
+        windows = [window for part in element[1] for window in part]
+        windows.sort(key=lambda window: window.window_index)
+        if is_whole(windows):
+            yield from self._meter.count(lambda: track_rows(windows, self._rule, self._provenance))
+        else:
+            yield self._meter.failed(incomplete(windows))
 
 
 @dataclass
 class RollUp(beam.PTransform):  # type: ignore[misc]
-    """Join a run's results by uri and make its rows.
+    """PCollection[WindowPrediction] to ``["tracks"]``, ``["parts"]`` and ``["failures"]``.
 
-    Takes a dict of PCollections: ``tracks`` (Track), ``facts`` (TrackFacts), ``predictions``
-    (WindowPrediction) and ``failures`` (Failure, of every stage). Gives rows as dictionaries:
-    ``.predictions`` (PredictionRow's columns and the listing's own), ``.windows`` (WindowRow's)
-    and ``.failures`` (FailureRow's).
+    ``tracks`` are rows of whole tracks as :func:`track_rows` gives them; ``parts`` are such rows,
+    of tracks that only became whole behind a GroupByKey; ``failures`` are those of the others.
 
     Parameters
     ----------
@@ -248,15 +275,20 @@ class RollUp(beam.PTransform):  # type: ignore[misc]
     rule: LabelRule
     provenance: Provenance
 
-    def expand(self, inputs: dict[str, beam.PCollection]) -> beam.pvalue.DoOutputsTuple:
-        keyed = {
-            name: inputs[name] | f"Key/{name}" >> beam.Map(lambda item: (item.uri, item))
-            for name in ("tracks", "facts", "predictions", FAILURES)
-        }
-        return (
-            keyed
-            | beam.CoGroupByKey()
-            | beam.ParDo(_RollUpDoFn(self.rule, self.provenance)).with_outputs(
-                "windows", FAILURES, main="predictions"
+    def expand(self, predictions: beam.PCollection) -> dict[str, beam.PCollection]:
+        assembled = predictions | "Assemble" >> beam.ParDo(
+            _AssembleDoFn(self.rule, self.provenance)
+        ).with_outputs(_PARTS, main="tracks")
+        joined = (
+            assembled[_PARTS]
+            | "ByUri" >> beam.GroupByKey()
+            | "Join"
+            >> beam.ParDo(_JoinDoFn(self.rule, self.provenance)).with_outputs(
+                FAILURES, main="tracks"
             )
         )
+        return {
+            "tracks": assembled["tracks"],
+            "parts": joined["tracks"],
+            FAILURES: joined[FAILURES],
+        }

@@ -10,7 +10,9 @@ import io
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from transforms.chunks import is_cut_off
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Sniffed:
     states_length: bool = True  # False: the header's length is an estimate, or a placeholder
     stated_s: float | None = None  # the length, where it was read here
     cut_off: bool = False  # a chunk ends behind the end of the file
-    links: tuple[int, ...] = (0,)  # of a chained Ogg file: where each begins
+    links: tuple[int, ...] = (0,)  # where the sound begins; of a chained Ogg file each link
 
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
@@ -38,24 +40,38 @@ _SOUNDFILE_FIRST = {"rf64", "w64", "aiff", "au", "flac", "caf"}
 _ID3_HEADER, _MAX_PADDING, _HEAD = 10, 1 << 20, 4096
 
 
-def sniff(file: io.RawIOBase) -> Sniffed:
-    """Tell the container by its content; leading ID3v2 tags and zeros are skipped."""
-    offset = _skip_tags(file)
+def sniff(file: io.RawIOBase, start: int = 0) -> Sniffed:
+    """Tell the container by its content; leading ID3v2 tags and zeros are skipped.
+
+    Parameters
+    ----------
+    file : io.RawIOBase
+        Open for reading.
+    start : int
+        Where the sound begins, in bytes, if something foreign stands before it.
+
+    Returns
+    -------
+    Sniffed
+    """
+    offset = _skip_tags(file, start)
     file.seek(offset)
     head = file.read(_HEAD) or b""
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return _sniff_wav(file, offset)
+        return replace(_sniff_wav(file, offset), links=(start,))
     for at, magic, container in _MAGIC:
         if head[at : at + len(magic)] == magic:
             if container == "ogg":
-                return _sniff_ogg(file)
-            return Sniffed(container, container in _SOUNDFILE_FIRST)
-    return _sniff_mpeg(head)
+                return _sniff_ogg(file, start)
+            cut_off = is_cut_off(file, container, offset)
+            first = container in _SOUNDFILE_FIRST
+            return Sniffed(container, first, cut_off=cut_off, links=(start,))
+    return replace(_sniff_mpeg(head), links=(start,))
 
 
-def _skip_tags(file: io.RawIOBase) -> int:
-    offset = 0
-    while offset < _MAX_PADDING * 64:
+def _skip_tags(file: io.RawIOBase, start: int) -> int:
+    offset = start
+    while offset < start + _MAX_PADDING * 64:
         file.seek(offset)
         head = file.read(_HEAD) or b""
         if head[:3] == b"ID3" and len(head) >= _ID3_HEADER:
@@ -87,9 +103,9 @@ def _sniff_wav(file: io.RawIOBase, offset: int) -> Sniffed:
     return Sniffed("wav", trust_soundfile=True)
 
 
-def _sniff_ogg(file: io.RawIOBase) -> Sniffed:
+def _sniff_ogg(file: io.RawIOBase, start: int) -> Sniffed:
     """Find the links of a chain: soundfile reads the first only, ffmpeg stops at a new rate."""
-    begins = list(_find_all(file, b"OggS\x00\x02"))  # pages that begin a stream
+    begins = list(_find_all(file, b"OggS\x00\x02", start))  # pages that begin a stream
     links, behind = [], -1
     for at in begins:
         if at != behind:  # else it is multiplexed with the stream before it
@@ -98,12 +114,18 @@ def _sniff_ogg(file: io.RawIOBase) -> Sniffed:
         page = file.read(27 + 255) or b""
         segments = page[26] if len(page) > 26 else 0
         behind = at + 27 + segments + sum(page[27 : 27 + segments])
-    return Sniffed("ogg", len(begins) == 1, len(links) == 1, links=tuple(links) or (0,))
+    return Sniffed(
+        "ogg",
+        trust_soundfile=len(begins) == 1,
+        states_length=len(links) == 1,
+        cut_off=is_cut_off(file, "ogg", start),
+        links=tuple(links) or (start,),
+    )
 
 
-def _find_all(file: io.RawIOBase, needle: bytes) -> Iterator[int]:
-    """Search the whole file, without having it in memory."""
-    tail, at = b"", 0  # at: the file's offset of tail[0]
+def _find_all(file: io.RawIOBase, needle: bytes, start: int) -> Iterator[int]:
+    """Search the file from ``start`` on, without having it in memory."""
+    tail, at = b"", start  # at: the file's offset of tail[0]
     while True:
         file.seek(at + len(tail))
         chunk = file.read(1 << 20)

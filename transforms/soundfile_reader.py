@@ -57,7 +57,8 @@ class SoundFileReader:
             container.lower(), codec, "soundfile", self._file.samplerate, self._file.channels
         )
         check_shape(self.info)
-        self.stated_s: float | None = self._file.frames / self.info.sample_rate_hz
+        self.stated_frames: int = self._file.frames
+        self.stated_s: float | None = self.stated_frames / self.info.sample_rate_hz
         self.warnings: set[DecodeWarning] = set()
 
     def blocks(self) -> Iterator[FloatArray]:
@@ -72,6 +73,15 @@ class SoundFileReader:
                 yield block
             if len(block) < frames:
                 return
+
+    def read_part(self, first: int, last: int) -> FloatArray | None:
+        """Read frames by seeking: fewer at the end of the file, None where that fails."""
+        try:
+            self._file.seek(first)
+            block: FloatArray = self._file.read(last - first, dtype="float32", always_2d=True)
+        except (sf.SoundFileError, RuntimeError):
+            return None
+        return block
 
     def stopped_early(self, seconds: float) -> bool:
         """Whether another decoder may get more: an error, a longer header, bytes left over."""

@@ -13,8 +13,8 @@ from typing import TypeVar
 from apache_beam import pvalue
 from apache_beam.metrics import Metrics
 
-from transforms.errors import Reason
-from transforms.records import Failure
+from transforms.errors import Reason, StorageError
+from transforms.records import Failure, Track
 
 T = TypeVar("T")
 
@@ -41,12 +41,16 @@ class StageMeter:
         self._out = Metrics.counter(stage, OUT_METRIC)
         self._busy = Metrics.distribution(stage, BUSY_METRIC)
 
-    def run(self, uri: str, work: Callable[[], Iterable[T]]) -> Iterator[T | pvalue.TaggedOutput]:
+    def run(
+        self, track: Track, work: Callable[[], Iterable[T]]
+    ) -> Iterator[T | pvalue.TaggedOutput]:
         """Yield what ``work`` yields; an exception ends it with one tagged ``Failure``."""
         try:
             yield from self.count(work)
+        except StorageError:
+            raise  # not the input's fault: the run stops
         except Exception as error:  # becomes a row of failures/, with its type and message
-            yield self.failed(Failure.of(uri, self.stage, error))
+            yield self.failed(Failure.of(track, self.stage, error))
 
     def count(self, work: Callable[[], Iterable[T]]) -> Iterator[T]:
         """Yield what ``work`` yields and count it.
@@ -60,7 +64,8 @@ class StageMeter:
         try:
             for item in work():
                 busy_ns += time.perf_counter_ns() - started_ns
-                self._out.inc()
+                if not isinstance(item, pvalue.TaggedOutput):  # failures have their own counters
+                    self._out.inc()
                 yield item
                 started_ns = time.perf_counter_ns()
         finally:

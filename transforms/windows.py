@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from transforms.errors import Reason, StageError
 from transforms.models.front_end import FrontEnd
-from transforms.records import AudioWindow, FloatArray
+from transforms.records import AudioWindow, FloatArray, Track
 
 MARGIN_SECONDS = 0.02
 """Least margin on either side of a window; twice what soxr HQ was measured to need."""
@@ -140,10 +141,10 @@ def _spread(count: int, length: int, total: int) -> Iterator[Span]:
 class _Buffer:
     """The frames that windows still to come may need."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
         self._blocks: list[FloatArray] = []
-        self._first = 0  # the track's frame at the beginning of _blocks[0]
-        self.end = 0  # frames seen so far
+        self._first = first  # the track's frame at the beginning of _blocks[0]
+        self.end = first  # behind the last frame seen so far
 
     def append(self, block: FloatArray) -> None:
         self._blocks.append(block)
@@ -166,7 +167,7 @@ class _Buffer:
 def cut_windows(
     blocks: Iterable[FloatArray],
     *,
-    uri: str,
+    track: Track,
     sample_rate_hz: int,
     front_end: FrontEnd,
     total_frames: int | None = None,
@@ -177,8 +178,7 @@ def cut_windows(
     ----------
     blocks : iterable of numpy.ndarray
         (frames, channels) float32 each, in order, of any lengths.
-    uri : str
-        The track.
+    track : Track
     sample_rate_hz : int
         The file's own rate.
     front_end : FrontEnd
@@ -206,22 +206,57 @@ def cut_windows(
     for block in blocks:
         buffer.append(block)
         while span is not None and grid.frames_of(span)[1] <= buffer.end:
-            yield _cut(buffer, grid, span, uri, index)
+            yield _cut(buffer, grid, span, track, index)
             index, span = index + 1, next(planned, None)
-        buffer.drop_before(buffer.end if span is None else grid.frames_of(span)[0])
+        if span is None:  # only where the length was known: the rest need not be decoded
+            return
+        buffer.drop_before(grid.frames_of(span)[0])
     # The length is known now: what is still open may be clipped by the end of the track.
     for late, span in enumerate(window_spans(front_end, grid.total_target(buffer.end))):
         if late >= index:
-            yield _cut(buffer, grid, span, uri, late)
+            yield _cut(buffer, grid, span, track, late)
 
 
-def _cut(buffer: _Buffer, grid: Grid, span: Span, uri: str, index: int) -> AudioWindow:
+def cut_parts(
+    part: Callable[[int, int], Iterable[FloatArray]],
+    *,
+    track: Track,
+    sample_rate_hz: int,
+    front_end: FrontEnd,
+    total_frames: int,
+) -> Iterator[AudioWindow]:
+    """Cut a track's windows where any part of it can be had alone.
+
+    Parameters
+    ----------
+    part : callable
+        Gives the frames from a first to before a last as blocks, (frames, channels) float32.
+    track, sample_rate_hz, front_end, total_frames
+        As for :func:`cut_windows`.
+
+    Yields
+    ------
+    AudioWindow
+        The same as :func:`cut_windows` cuts from the whole track.
+    """
+    grid = Grid(sample_rate_hz, front_end.sample_rate_hz)
+    for index, span in enumerate(window_spans(front_end, grid.total_target(total_frames))):
+        first, last = grid.frames_of(span)
+        buffer = _Buffer(first)
+        for block in part(first, min(last, total_frames)):
+            buffer.append(block)
+        if buffer.end == first:
+            raise StageError(Reason.CORRUPT, f"no sound can be decoded from frame {first} on")
+        yield _cut(buffer, grid, span, track, index)
+
+
+def _cut(buffer: _Buffer, grid: Grid, span: Span, track: Track, index: int) -> AudioWindow:
     first, last = grid.frames_of(span)
     end_s = span[1] / grid.target_rate_hz
     if last >= buffer.end:  # perhaps the last window: never behind the sound itself
         end_s = min(end_s, buffer.end / grid.frame_rate_hz)
     return AudioWindow(
-        uri=uri,
+        track=track,
         window_index=index,
         start_s=span[0] / grid.target_rate_hz,
         end_s=end_s,

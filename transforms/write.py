@@ -1,89 +1,83 @@
-"""WriteToParquet: rows to one folder of Parquet files, added to what earlier runs left there."""
+"""WriteToParquet: finished tracks and failures to the journal at once, to the datasets at the end.
+
+Beam's own Parquet sink leaves nothing behind when a run is killed. Here every row is durable
+within seconds, in the journal's segments; when all of them are there, one worker makes the
+datasets out of them. Only the segments' names cross a shuffle.
+"""
 
 from __future__ import annotations
 
-import datetime as dt
-import json
-import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.io import WriteToText
-from apache_beam.io.parquetio import WriteToParquet as BeamWriteToParquet
+
+from transforms.dataset import Target
+from transforms.journal import Journal, Kind
+from transforms.publish import Outcome, publish
+from transforms.records import (
+    WINDOWS_COLUMN,
+    FailureRow,
+    journal_schema,
+    schema_of,
+)
+from transforms.rollup import Provenance, failure_rows
+
+
+class _PublishDoFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, target: Target, predictions: pa.Schema) -> None:
+        self._target = target
+        self._predictions = predictions
+
+    def process(self, _impulse: bytes, paths: Iterable[str]) -> Iterator[tuple[Outcome, int]]:
+        yield from publish(list(paths), self._target, self._predictions).items()
 
 
 @dataclass
 class WriteToParquet(beam.PTransform):  # type: ignore[misc]
-    """PCollection of row dictionaries to ``FOLDER/RUN_ID-SHARD-of-SHARDS.parquet``.
+    """Results to Parquet: a dict of PCollections to the published counts by outcome.
 
-    Beam writes to a temporary folder and renames at the end. The run's name in the file's
-    keeps runs from overwriting one another. No rows give one file with the schema alone.
-
-    Parameters
-    ----------
-    folder : str
-    run_id : str
-    schema : pyarrow.Schema
-    """
-
-    folder: str
-    run_id: str
-    schema: pa.Schema
-
-    def expand(self, rows: beam.PCollection) -> beam.PCollection:
-        return rows | BeamWriteToParquet(
-            f"{self.folder}/{self.run_id}",
-            self.schema,
-            codec="zstd",
-            file_name_suffix=".parquet",
-        )
-
-
-def to_json_line(row: dict[str, Any]) -> str:
-    """A row as one line of JSON; times in ISO 8601, and null for what is not a finite number."""
-
-    def encode(value: Any) -> str:
-        return value.isoformat() if isinstance(value, (dt.date, dt.time)) else str(value)
-
-    return json.dumps(_finite(row), ensure_ascii=False, default=encode, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with None for NaN and infinities, which JSON cannot say."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-@dataclass
-class WriteToJsonLines(beam.PTransform):  # type: ignore[misc]
-    """PCollection of row dictionaries to one file, ``FOLDER/RUN_ID.jsonl``.
+    Takes rows of whole tracks (see transforms.rollup) under any names, under ``copies`` those that
+    are to be filled in (see transforms.reuse), and under ``failures/STAGE`` the Failures of each
+    stage. Every collection is journalled where it is made. Gives PCollection[((outcome, label or
+    reason), int)].
 
     Parameters
     ----------
-    folder : str
-    run_id : str
-    schema : pyarrow.Schema, optional
-        Its columns come in every line, null where a row has none, as they do in Parquet.
+    journal : str
+        Folder of the run's journal.
+    target : Target
+        Where the datasets go.
+    predictions : pyarrow.Schema
+        Of the predictions, a manifest's own columns included.
+    provenance : Provenance
+        Of the run, for the failures' rows.
     """
 
-    folder: str
-    run_id: str
-    schema: pa.Schema | None = None
+    journal: str
+    target: Target
+    predictions: pa.Schema
+    provenance: Provenance
 
-    def expand(self, rows: beam.PCollection) -> beam.PCollection:
-        names = () if self.schema is None else tuple(self.schema.names)
+    def expand(self, results: dict[str, beam.PCollection]) -> beam.PCollection:
+        paths = tuple(self._journalled(name, rows) for name, rows in results.items())
+        all_paths = paths | "Segments" >> beam.Flatten()
         return (
-            rows
-            | beam.Map(lambda row: to_json_line(dict.fromkeys(names) | row))
-            | WriteToText(
-                f"{self.folder}/{self.run_id}",
-                file_name_suffix=".jsonl",
-                num_shards=1,
-                shard_name_template="",
+            next(iter(results.values())).pipeline
+            | beam.Impulse()
+            | "Publish"
+            >> beam.ParDo(
+                _PublishDoFn(self.target, self.predictions), paths=beam.pvalue.AsList(all_paths)
             )
         )
+
+    def _journalled(self, name: str, results: beam.PCollection) -> beam.PCollection:
+        if name.startswith("failures"):
+            rows = results | f"Rows/{name}" >> beam.FlatMap(failure_rows, self.provenance)
+            journal = Journal(self.journal, "failures", journal_schema(schema_of(FailureRow)))
+        else:
+            rows, schema = results, journal_schema(self.predictions)
+            kind: Kind = "copies" if name == "copies" else "tracks"
+            journal = Journal(self.journal, kind, schema, nested=WINDOWS_COLUMN)
+        return rows | f"Journal/{name}" >> journal

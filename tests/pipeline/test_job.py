@@ -1,12 +1,14 @@
 """What a run that fails leaves behind."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from pipeline import job as job_module
 from pipeline.options import parse_options
 from tests.audio_files import noise, write_soundfile
+from transforms.errors import CatalogError, StorageError
 
 
 @pytest.fixture
@@ -18,25 +20,63 @@ def prepared(tmp_path, tiny_checkpoint):
     )  # fmt: skip
 
 
-def test_a_failed_run_leaves_no_half_written_rows(prepared, monkeypatch, tmp_path):
-    """Beam's temporary files end in .parquet: a reader of the folder would take them for rows."""
-    output, run_id = tmp_path / "out", prepared.provenance.run_id
-    own = output / "predictions" / f"beam-temp-{run_id}-0123" / "x.parquet"
-    other = output / "predictions" / "beam-temp-another-run-0123" / "x.parquet"
+def test_a_failed_run_is_told_and_keeps_its_journal(prepared, monkeypatch, tmp_path):
+    """What is in the journal is for the next run."""
+    kept = Path(prepared.journal) / "books.json"
 
     def fail(job):
-        for path in (own, other):
-            path.parent.mkdir(parents=True)
-            path.write_bytes(b"half of a file")
+        kept.write_text("{}")
         raise RuntimeError("a worker died")
 
     monkeypatch.setattr(job_module, "_run_graph", fail)
     with pytest.raises(RuntimeError, match="a worker died"):
         job_module.execute(prepared)
-    assert not own.parent.exists()
-    assert other.exists()
-    record = json.loads((output / "runs" / f"{run_id}.json").read_text())
+    record = json.loads((tmp_path / f"out/runs/{prepared.provenance.run_id}.json").read_text())
     assert record["status"] == "failed"
+    assert kept.exists()
+
+
+def test_a_record_that_cannot_be_written_hides_no_error(prepared, monkeypatch, capsys):
+    def fail(job):
+        monkeypatch.setattr(job_module.run_record, "write_json", refuse)
+        raise StorageError("predictions cannot be written")
+
+    def refuse(path, content):
+        raise StorageError("the record cannot be written")
+
+    monkeypatch.setattr(job_module, "_run_graph", fail)
+    with pytest.raises(StorageError, match="predictions"):
+        job_module.execute(prepared)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "the run's record stays as it is: the record cannot be written"
+
+
+@pytest.mark.parametrize("name", ["StorageError", "BooksError"])
+def test_a_worker_s_own_error_is_told_apart_from_a_bug(prepared, monkeypatch, name):
+    """Beam hands on what happened in a worker as text."""
+    trace = (
+        "Traceback (most recent call last):\n"
+        '  File "x.py", line 1, in f\n'
+        f"transforms.errors.{name}: full: 3 [x] tracks [while running 'Publish-ptransform-3']\n"
+    )
+
+    def fail(*args):
+        raise RuntimeError(trace)
+
+    monkeypatch.setattr(job_module.beam.Pipeline, "run", fail)
+    with pytest.raises(CatalogError) as caught:
+        job_module.execute(prepared)
+    assert type(caught.value).__name__ == name
+    assert str(caught.value) == "full: 3 [x] tracks"
+
+
+def test_a_bug_in_a_worker_stays_one(prepared, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("KeyError: 'x' [while running 'Decode']")
+
+    monkeypatch.setattr(job_module.beam.Pipeline, "run", fail)
+    with pytest.raises(RuntimeError, match="KeyError"):
+        job_module.execute(prepared)
 
 
 def test_one_number_type_for_all_workers(prepared):
@@ -45,6 +85,16 @@ def test_one_number_type_for_all_workers(prepared):
     assert prepared.device in ("cpu", "cuda")
     suffix = "" if prepared.precision == "float32" else "-bfloat16"
     assert prepared.provenance.model_fingerprint == prepared.checkpoint.fingerprint + suffix
+
+
+def test_limits_of_decoding_are_those_asked_for(tmp_path, tiny_checkpoint):
+    write_soundfile(tmp_path / "a.flac", noise(1.0, 22_050, 1, 0), 22_050, "FLAC", "PCM_16")
+    config = parse_options(
+        [f"--input={tmp_path / 'a.flac'}", f"--output={tmp_path / 'out'}",
+         f"--model={tiny_checkpoint}", "--decode_timeout_seconds=2.5", "--decode_memory_mib=100"]
+    )  # fmt: skip
+    limits = job_module.prepare(config).limits
+    assert (limits.timeout_seconds, limits.memory_bytes) == (2.5, 104_857_600)
 
 
 def test_on_a_cluster_auto_is_what_every_machine_has(tmp_path, tiny_checkpoint):

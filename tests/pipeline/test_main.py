@@ -104,6 +104,16 @@ def test_hashes_and_sizes_are_those_of_the_files(predictions):
         assert row["size_bytes"] == len(content)
 
 
+def test_times_of_change_are_those_of_the_files(predictions, failures):
+    on_disk = [row for row in predictions + failures if name_of(row) not in ("missing.mp3", "")]
+    assert len(on_disk) > len(predictions)
+    for row in on_disk:
+        seconds = row["modified_at"].timestamp()
+        assert seconds == pytest.approx(Path(row["uri"]).stat().st_mtime, abs=2e-6)
+    missing = [row for row in failures if name_of(row) in ("missing.mp3", "")]
+    assert [row["modified_at"] for row in missing] == [None, None]
+
+
 def test_odd_files_are_labelled_with_warnings(predictions):
     by_name = {name_of(row): row for row in predictions}
     assert "truncated" in by_name["truncated.flac"]["decode_warnings"]
@@ -170,7 +180,9 @@ def test_failures_name_the_stage_the_listing_and_the_size(failures, catalog):
 
 def test_every_row_says_where_it_comes_from(one_worker, predictions, failures):
     record = one_worker.record
-    for row in predictions:
+    assert predictions
+    assert failures
+    for row in predictions + failures:
         assert row["run_id"] == record["run_id"]
         assert row["model_fingerprint"] == record["model"]["fingerprint"]
         assert row["front_end_fingerprint"] == record["front_end"]["fingerprint"]
@@ -183,10 +195,13 @@ def test_every_row_says_where_it_comes_from(one_worker, predictions, failures):
 
 def test_the_run_s_record(one_worker, catalog, tiny_checkpoint):
     record = one_worker.record
-    assert [path.name for path in (one_worker.output / "runs").iterdir()] == [
-        f"{record['run_id']}.json"
+    assert sorted(path.name for path in (one_worker.output / "runs").iterdir()) == [
+        ".lock",
+        f"{record['run_id']}.json",
     ]
+    assert (one_worker.output / "runs/.lock").read_bytes() == b""
     assert record["status"] == "done"
+    assert record["resumed_runs"] == []
     assert record["config"]["inputs"] == [str(catalog.folder), str(catalog.manifest)]
     assert record["config"]["precision"] == "float32"
     assert record["model"]["folder"] == str(tiny_checkpoint)
@@ -206,9 +221,9 @@ def test_the_run_s_record(one_worker, catalog, tiny_checkpoint):
 @pytest.mark.parametrize("which", ["one_worker", "two_workers"])
 def test_nothing_else_is_left(which, request):
     run = request.getfixturevalue(which)
-    left = [path for path in run.output.rglob("*") if path.is_file()]
+    left = [path for path in run.output.rglob("*") if path.is_file() and path.name != ".lock"]
     assert {path.suffix for path in left} <= {".parquet", ".json", ".jsonl"}
-    assert list(run.output.rglob("beam-temp*")) == []
+    assert {path.name.split("-0")[0].split(".")[0] for path in left} == {run.record["run_id"]}
     assert list(run.output.rglob("journal/*")) == []
 
 
@@ -216,7 +231,8 @@ def test_json_lines_are_the_parquet_rows(one_worker, predictions):
     (path,) = (one_worker.output / "json").iterdir()
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     lines.sort(key=lambda row: (row["uri"], str(row["track_id"])))
-    expected = [{**row, "labelled_at": row["labelled_at"].isoformat()} for row in predictions]
+    times = ("labelled_at", "modified_at")
+    expected = [{**row, **{name: row[name].isoformat() for name in times}} for row in predictions]
     assert lines == expected
 
 
@@ -247,17 +263,6 @@ def test_scores_are_those_of_librosa_and_transformers(tmp_path, tiny_checkpoint,
     (row,) = run.rows("predictions")
     assert row["window_count"] == 1
     np.testing.assert_allclose(row["scores"], oracle_scores(path, tiny_checkpoint), atol=1e-4)
-
-
-def test_a_second_run_adds_to_the_first(tmp_path, tiny_checkpoint):
-    path = write_soundfile(tmp_path / "a.wav", sine(1), 44_100, "WAV", "PCM_16")
-    options = (f"--input={path}", f"--model={tiny_checkpoint}")
-    first = label_here(tmp_path / "out", *options)
-    before = first.rows("predictions")
-    both = label_here(tmp_path / "out", *options).rows("predictions")
-    assert (len(before), len(both)) == (1, 2)
-    assert [row for row in both if row["run_id"] == before[0]["run_id"]] == before
-    assert len(list((tmp_path / "out/runs").iterdir())) == 2
 
 
 def test_a_catalog_without_one_good_track_still_gives_readable_tables(tmp_path, tiny_checkpoint):

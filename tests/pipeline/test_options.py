@@ -43,12 +43,15 @@ def test_defaults():
     assert (config.front_end_changes, config.beam_args) == ({}, ())
     assert (config.runner, config.progress, config.max_failure_rate) == ("DirectRunner", "auto", 1)
     assert config.workers >= 1
+    assert (config.verify, config.relabel) == ("version", False)
+    assert (config.decode_timeout_seconds, config.decode_memory_mib) == (60.0, 1024)
 
 
 def test_options_arrive():
     config = parse_options(
         ["--input=a", "--input", "b*", "--output=s3://bucket/x/", "--windows=3", "--no-remove_dc",
-         "--trim_silence_db=40", "--top_k=2", "--s3_endpoint_url=http://here"]
+         "--trim_silence_db=40", "--top_k=2", "--s3_endpoint_url=http://here", "--relabel",
+         "--verify=content", "--decode_timeout_seconds=1.5", "--decode_memory_mib=64"]
     )  # fmt: skip
     assert config.inputs == ("a", "b*")
     assert config.output == "s3://bucket/x"
@@ -58,6 +61,8 @@ def test_options_arrive():
         "trim_silence_db": 40.0,
     }
     assert config.top_k == 2
+    assert (config.verify, config.relabel) == ("content", True)
+    assert (config.decode_timeout_seconds, config.decode_memory_mib) == (1.5, 64)
     assert config.beam_args == ("--s3_endpoint_url=http://here",)
 
 
@@ -89,6 +94,11 @@ def test_windows_follow_each_other_unless_told(options, changes):
         ((*REQUIRED, "--min_seconds=nan"), "--min_seconds"),
         ((*REQUIRED, "--max_seconds=inf"), "--max_seconds"),
         ((*REQUIRED, "--window_seconds=inf"), "--window_seconds"),
+        ((*REQUIRED, "--decode_timeout_seconds=0"), "--decode_timeout_seconds"),
+        ((*REQUIRED, "--decode_timeout_seconds=inf"), "--decode_timeout_seconds"),
+        ((*REQUIRED, "--decode_memory_mib=0"), "--decode_memory_mib"),
+        ((*REQUIRED, "--decode_memory_mib=1.5"), "--decode_memory_mib"),
+        ((*REQUIRED, "--verify=never"), "--verify"),
         ((*REQUIRED, "--format=xml"), "--format"),
         ((*REQUIRED, "--front_end=other"), "--front_end"),
         ((*REQUIRED, "--precision=int8"), "--precision"),

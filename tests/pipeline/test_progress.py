@@ -41,7 +41,7 @@ class Counter:
         self.looks += 1
         if self.looks >= 3:
             self.seen.set()
-        return {"tracks": 2 * self.looks, "failures": 1, "windows": 99}
+        return {"tracks": 2 * self.looks, "failures": 1, "listed": 15, "skipped": 5}
 
 
 def show(monkeypatch, stream, style, looks=True):
@@ -49,13 +49,13 @@ def show(monkeypatch, stream, style, looks=True):
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setattr(progress, "_LINES_INTERVAL_S", 0.001)
     monkeypatch.setattr(progress, "_BAR_INTERVAL_S", 0.001)
-    count, total = Counter(), []
-    with Progress(count, lambda: total.append(1) or 10, style) as shown:
+    count = Counter()
+    with Progress(count, style) as shown:
         if looks:
             assert count.seen.wait(timeout=60)
     assert not shown._thread.is_alive()
     assert threading.active_count() == len(threading.enumerate())
-    assert len(total) == (1 if looks else 0)
+    assert bool(count.looks) == looks
     return stream.getvalue()
 
 
@@ -76,7 +76,24 @@ def test_a_bar_on_a_terminal(monkeypatch, style):
     written = show(monkeypatch, Terminal(), style)
     assert "labelling" in written
     assert "failed=1" in written
-    assert "/10" in written
+    assert "skipped=5" in written
+    assert "/10" in written  # listed, without what is skipped
+
+
+def test_nothing_counted_yet(monkeypatch):
+    """Before the inputs are listed the journal has no entries at all."""
+    stream, looked = io.StringIO(), threading.Event()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(progress, "_LINES_INTERVAL_S", 0.001)
+
+    def count() -> dict[str, int]:
+        if stream.getvalue():
+            looked.set()
+        return {}
+
+    with Progress(count, "lines"):
+        assert looked.wait(timeout=60)
+    assert stream.getvalue().startswith("0 of 0 tracks, 0 failed, 0.00 tracks/s")
 
 
 def test_none_is_silent_and_starts_no_thread(monkeypatch):
@@ -87,7 +104,7 @@ def test_none_is_silent_and_starts_no_thread(monkeypatch):
 
 def test_the_thread_ends_with_an_error_of_the_run(monkeypatch):
     monkeypatch.setattr("sys.stderr", io.StringIO())
-    shown = Progress(Counter(), lambda: 1, "lines")
+    shown = Progress(Counter(), "lines")
     with pytest.raises(ZeroDivisionError), shown:
         raise ZeroDivisionError
     assert not shown._thread.is_alive()

@@ -63,7 +63,13 @@ def test_write_json_is_readable_as_it_is(tmp_path):
 
 def test_summary():
     books = Books(
-        1_234_567, 1_234_560, 4, 3, {"pop": 4, "rock": 1_234_552, "jazz": 4}, {"corrupt": 4}
+        listed=1_234_567,
+        labelled=1_234_560,
+        failed=4,
+        skipped=3,
+        labelled_by_label={"pop": 4, "rock": 1_234_552, "jazz": 4},
+        failed_by_reason={"corrupt": 4},
+        skipped_by_outcome={"failed": 1, "labelled": 2},
     )
     assert run_record.summary(books, 12.34, "out").splitlines() == [
         "1,234,567  inputs in 12.3 s",
@@ -73,7 +79,9 @@ def test_summary():
         "            4  pop",
         "        4  failed",
         "            4  corrupt",
-        "        3  skipped, labelled already",
+        "        3  skipped, unchanged since an earlier run",
+        "            2  labelled then",
+        "            1  failed then",
         "results: out",
     ]
 

@@ -1,197 +1,182 @@
+"""Tracks to windows: what a window holds, what the last one says, and where decoding stops."""
+
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import hashlib
-import io
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from apache_beam.io.filesystem import CompressionTypes, FileSystem
 
 from tests.audio_files import noise, sine, write_pyav, write_soundfile
-from transforms.decode import Decode, fetched, local_path
+from transforms.channels import to_mono
+from transforms.decode import check_length, decode_track
+from transforms.decoders import open_audio
 from transforms.errors import Reason, StageError
+from transforms.fetch import fetched
 from transforms.models.front_end import PRESETS
 from transforms.records import Track
+from transforms.sandbox import Sandbox
+from transforms.windows import cut_windows
 
 FRONT_END = dataclasses.replace(PRESETS["ccmusic"], window_seconds=1.0, hop_seconds=1.0)
 
 
-class ElsewhereFileSystem(FileSystem):
-    """Files that are nowhere on this machine: ``decodetest://name``."""
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox() as made:
+        yield made
 
-    content: dict[str, bytes] = {}  # noqa: RUF012 (filled by the tests)
 
-    @classmethod
-    def scheme(cls):
-        return "decodetest"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("audio")
 
-    def open(self, path, mime_type="", compression_type=CompressionTypes.AUTO):
-        assert compression_type == CompressionTypes.UNCOMPRESSED
-        if path.endswith("secret"):
-            raise PermissionError(path)
-        if path.endswith("broken"):
-            raise RuntimeError("the network is down")
-        if path not in self.content:
-            raise FileNotFoundError(path)
-        return io.BytesIO(self.content[path])
 
-    def join(self, basepath, *paths):
-        return "/".join((basepath, *paths))
-
-    def _unused(self, *args, **kwargs):
-        raise NotImplementedError
-
-    split = mkdirs = has_dirs = _list = create = copy = rename = _unused
-    exists = size = last_updated = checksum = metadata = delete = _unused
+@pytest.fixture(scope="module")
+def wav(folder) -> Path:
+    return write_soundfile(folder / "a.wav", noise(3.5), 44_100, "WAV", "FLOAT")
 
 
 @pytest.fixture
-def elsewhere(monkeypatch):
-    content: dict[str, bytes] = {}
-    monkeypatch.setattr(ElsewhereFileSystem, "content", content)
-    return content
+def decoded(sandbox):
+    """Decode one file to its windows."""
+
+    def decode(path, front_end=FRONT_END, min_seconds=0.1):
+        track = Track(str(path))
+        with fetched(track.uri) as source:
+            return list(
+                decode_track(track, source, front_end, min_seconds=min_seconds, sandbox=sandbox)
+            )
+
+    return decode
 
 
-@pytest.fixture
-def wav(tmp_path) -> Path:
-    return write_soundfile(tmp_path / "a.wav", noise(3.5), 44_100, "WAV", "FLOAT")
+def settings(**changes):
+    return dataclasses.replace(FRONT_END, **changes)
 
 
-def decoded(*uris, **options):
-    options.setdefault("front_end", FRONT_END)
-    result = [Track(str(uri)) for uri in uris] | Decode(**options)
-    return result["windows"], result["facts"], result["failures"]
+# What windows hold
 
 
-def test_windows_facts_and_failures(tmp_path, wav):
-    m4a = write_pyav(tmp_path / "b", sine(1.5), 44_100, "ipod", "aac")
-    windows, facts, failures = decoded(wav, m4a, tmp_path / "missing")
-    by_uri = {f.uri: f for f in facts}
-    assert set(by_uri) == {str(wav), str(m4a)}
-    for uri, fact in by_uri.items():
-        mine = sorted(w.window_index for w in windows if w.uri == uri)
-        assert mine == list(range(fact.window_count))
-        assert fact.content_sha256 == hashlib.sha256(Path(uri).read_bytes()).hexdigest()
-        assert fact.size_bytes == Path(uri).stat().st_size
-    fact = by_uri[str(wav)]
-    assert (fact.window_count, fact.duration_s, fact.channels) == (4, 3.5, 2)
-    assert (fact.container, fact.codec, fact.decoder) == ("wav", "pcm_f32", "soundfile")
-    assert fact.decode_warnings == ()
-    assert [(f.uri, f.reason, f.stage) for f in failures] == [
-        (str(tmp_path / "missing"), Reason.NOT_FOUND, "Decode")
-    ]
-
-
-def test_samples_and_times(wav):
-    windows, _, _ = decoded(wav)
-    windows = sorted(windows, key=lambda w: w.window_index)
+def test_samples_and_times(wav, decoded):
+    windows = decoded(wav)
     assert [(w.start_s, w.end_s) for w in windows] == [(0, 1), (1, 2), (2, 3), (3, 3.5)]
-    track = noise(3.5)
+    assert [w.window_index for w in windows] == [0, 1, 2, 3]
+    mono = noise(3.5).mean(axis=1, keepdims=True)
     for window in windows:
-        part = track[window.first_frame :][: len(window.samples)]
-        np.testing.assert_array_equal(window.samples, part)
+        assert window.track == Track(str(wav))
+        assert window.sample_rate_hz == 44_100
+        part = mono[window.first_frame :][: len(window.samples)]
+        np.testing.assert_allclose(window.samples, part, atol=1e-7)
+
+
+def test_the_channel_rule_of_the_front_end_holds(wav, decoded):
+    for rule, expected in (
+        ("first", noise(3.5)[:, :1]),
+        ("mean", noise(3.5).mean(axis=1)[:, None]),
+    ):
+        (window,) = decoded(wav, settings(windows="whole", channel_rule=rule))
+        assert window.samples.shape == (round(3.5 * 44_100), 1)
+        np.testing.assert_allclose(window.samples, expected, atol=1e-7)
+
+
+def test_the_last_window_carries_the_facts(wav, decoded):
+    windows = decoded(wav)
+    assert [w.facts is None for w in windows] == [True, True, True, False]
+    facts = windows[-1].facts
+    assert facts.content_sha256 == hashlib.sha256(wav.read_bytes()).hexdigest()
+    assert facts.size_bytes == wav.stat().st_size
+    assert (facts.window_count, facts.duration_s, facts.channels) == (4, 3.5, 2)
+    assert (facts.container, facts.codec, facts.decoder) == ("wav", "pcm_f32", "soundfile")
+    assert (facts.sample_rate_hz, facts.decode_warnings) == (44_100, ())
+
+
+FORMATS = {
+    "flac": lambda path: write_soundfile(path, noise(3.3), 44_100, "FLAC", "PCM_16"),
+    "mp3": lambda path: write_soundfile(path, noise(3.3), 44_100, "MP3", "MPEG_LAYER_III"),
+    "ogg": lambda path: write_soundfile(path, noise(3.3), 44_100, "OGG", "VORBIS"),
+    "m4a": lambda path: write_pyav(path, sine(3.3), 44_100, "ipod", "aac"),
+}
+
+
+@pytest.mark.parametrize("windows", ["all", "middle", "3", "whole"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_windows_are_those_of_the_whole_track(folder, decoded, kind, windows):
+    """By seeking where that is exact, by counting first where it is not: no difference shows."""
+    path = folder / f"whole.{kind}"
+    if not path.exists():
+        FORMATS[kind](path)
+    with open_audio(path) as audio:
+        track = np.concatenate(list(audio.blocks()))
+    front_end = settings(windows=windows)
+    expected = list(
+        cut_windows(
+            [to_mono(track, front_end.channel_rule)[:, None]], track=Track(str(path)),
+            sample_rate_hz=44_100, front_end=front_end, total_frames=len(track),
+        )
+    )  # fmt: skip
+    found = decoded(path, front_end)
+    assert len(found) == len(expected) >= 1
+    for window, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(window.samples, other.samples)
+        assert (window.window_index, window.start_s, window.end_s, window.first_frame) == (
+            other.window_index, other.start_s, other.end_s, other.first_frame,
+        )  # fmt: skip
+    facts = found[-1].facts
+    assert facts.window_count == len(expected)
+    assert facts.duration_s == len(track) / 44_100
+    assert facts.channels == 2
 
 
 @pytest.mark.parametrize(
     ("windows", "starts"), [("middle", [1.25]), ("2", [0.375, 2.125]), ("whole", [0.0])]
 )
-def test_placed_windows(wav, windows, starts):
-    cut, facts, _ = decoded(wav, front_end=dataclasses.replace(FRONT_END, windows=windows))
-    found = sorted(w.start_s for w in cut)
-    assert found == pytest.approx(starts, abs=1 / 22_050)
-    assert facts[0].window_count == len(starts)
+def test_placed_windows(wav, decoded, windows, starts):
+    cut = decoded(wav, settings(windows=windows))
+    assert [w.start_s for w in cut] == pytest.approx(starts, abs=1 / 22_050)
+    assert cut[-1].facts.window_count == len(starts)
+    assert cut[-1].facts.duration_s == 3.5
 
 
-def test_a_failure_knows_the_size(tmp_path):
-    (tmp_path / "a.mp3").write_text("no music")
-    windows, facts, failures = decoded(tmp_path / "a.mp3")
-    assert not windows and not facts
-    assert [(f.reason, f.size_bytes) for f in failures] == [(Reason.NOT_AUDIO, 8)]
+# Where decoding stops
+
+
+@pytest.mark.parametrize(("seconds", "fits"), [(0.0999, False), (0.1, True), (5.0, True)])
+def test_check_length(seconds, fits):
+    if fits:
+        check_length(seconds, 0.1)
+        return
+    with pytest.raises(StageError, match=r"0\.100 s") as caught:
+        check_length(seconds, 0.1)
+    assert caught.value.reason is Reason.TOO_SHORT
 
 
 @pytest.mark.parametrize("windows", ["all", "middle", "whole"])
-def test_too_short(tmp_path, windows):
-    path = write_soundfile(tmp_path / "a", sine(0.05), 44_100, "WAV")
-    settings = dataclasses.replace(FRONT_END, windows=windows)
-    cut, facts, failures = decoded(path, front_end=settings)
-    assert not cut and not facts
-    assert [f.reason for f in failures] == [Reason.TOO_SHORT]
-    assert "0.050 s" in failures[0].message
-    assert len(decoded(path, front_end=settings, min_seconds=0.05)[1]) == 1
+@pytest.mark.parametrize("kind", ["wav", "m4a"])
+def test_too_short(folder, decoded, windows, kind):
+    path = folder / f"short.{kind}"
+    if kind == "wav":
+        write_soundfile(path, sine(0.05), 44_100, "WAV")
+    else:
+        write_pyav(path, sine(0.05), 44_100, "ipod", "aac")
+    with pytest.raises(StageError, match="s of sound") as caught:
+        decoded(path, settings(windows=windows), min_seconds=0.2)
+    assert caught.value.reason is Reason.TOO_SHORT
+    assert len(decoded(path, settings(windows=windows), min_seconds=0.05)) == 1
 
 
-def test_max_seconds(wav):
-    windows, facts, _ = decoded(wav, front_end=dataclasses.replace(FRONT_END, max_seconds=1.5))
-    assert len(windows) == 2
-    assert facts[0].duration_s == 1.5
-    assert facts[0].decode_warnings == ("too_long",)
+@pytest.mark.parametrize("windows", ["all", "middle", "2"])
+def test_max_seconds(wav, decoded, windows):
+    found = decoded(wav, settings(windows=windows, max_seconds=1.5))
+    assert found[-1].end_s <= 1.5
+    assert found[-1].facts.duration_s == 1.5
+    assert found[-1].facts.decode_warnings == ("too_long",)
 
 
-def test_a_directory_and_an_empty_file(tmp_path):
-    (tmp_path / "empty.wav").touch()
-    _, _, failures = decoded(tmp_path, tmp_path / "empty.wav")
-    assert {f.reason for f in failures} == {Reason.UNREADABLE, Reason.EMPTY_FILE}
-
-
-def test_another_filesystem_gives_the_same(tmp_path, wav, elsewhere, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    (tmp_path / "tmp").mkdir()
-    elsewhere["decodetest://a.wav"] = wav.read_bytes()
-    here, there = decoded(wav), decoded("decodetest://a.wav")
-    facts = dataclasses.replace(there[1][0], uri=str(wav))
-    assert facts == here[1][0]
-    assert len(there[0]) == len(here[0])
-    assert list((tmp_path / "tmp").iterdir()) == []
-
-
-def test_temporary_copies_are_removed_after_a_failure(tmp_path, elsewhere, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    elsewhere["decodetest://a"] = b"no music"
-    _, _, failures = decoded("decodetest://a")
-    assert [(f.reason, f.size_bytes) for f in failures] == [(Reason.NOT_AUDIO, 8)]
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("uri", "reason"),
-    [
-        ("decodetest://missing", Reason.NOT_FOUND),
-        ("decodetest://secret", Reason.PERMISSION_DENIED),
-        ("decodetest://broken", Reason.UNREADABLE),
-        ("nosuchscheme://a", Reason.UNREADABLE),
-        ("/no/such/file", Reason.NOT_FOUND),
-    ],
-)
-def test_what_cannot_be_fetched(uri, reason):
-    with pytest.raises(StageError) as caught, fetched(uri):
-        pass
-    assert caught.value.reason is reason
-    assert uri in caught.value.message
-
-
-def test_a_compressed_file_is_not_undone(tmp_path, wav, elsewhere):
-    packed = gzip.compress(wav.read_bytes())
-    (tmp_path / "a.wav.gz").write_bytes(packed)
-    elsewhere["decodetest://a.wav.gz"] = packed
-    for uri in (tmp_path / "a.wav.gz", "decodetest://a.wav.gz"):
-        _, _, failures = decoded(uri)
-        assert [(f.reason, f.size_bytes) for f in failures] == [(Reason.NOT_AUDIO, len(packed))]
-
-
-@pytest.mark.parametrize(
-    ("uri", "path"),
-    [
-        ("/a/b c.wav", "/a/b c.wav"),
-        ("a%20b.wav", "a%20b.wav"),
-        ("file:///a/b%20c.wav", "/a/b c.wav"),
-        ("file://localhost/a.wav", "/a.wav"),
-        ("file:///a/100%.wav", "/a/100%.wav"),
-        ("gs://bucket/a.wav", None),
-    ],
-)
-def test_local_path(uri, path):
-    assert local_path(uri) == (None if path is None else Path(path))
+def test_a_file_that_is_no_music(folder, decoded):
+    (folder / "text.mp3").write_text("no music")
+    with pytest.raises(StageError) as caught:
+        decoded(folder / "text.mp3")
+    assert caught.value.reason is Reason.NOT_AUDIO

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import shutil
 
@@ -9,14 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ViTForImageClassification
 
+from tests.rows import FACTS
 from transforms.errors import Reason, StageError
 from transforms.inference import RunInference, ViTModelHandler, check_image, pad_batch
 from transforms.models.checkpoint import load_checkpoint
-from transforms.records import LogMelWindow
+from transforms.records import LogMelWindow, Track
 
 
 def window(image, index=0, uri="a.mp3") -> LogMelWindow:
-    return LogMelWindow(uri, index, 2.0 * index, 2.0 * index + 1.5, 1.25, image)
+    return LogMelWindow(Track(uri), index, 2.0 * index, 2.0 * index + 1.5, 1.25, image)
 
 
 def windows(count, seed=0) -> list[LogMelWindow]:
@@ -94,6 +96,13 @@ def test_predictions_are_transformers_own(handler, model, tiny_checkpoint):
         assert prediction.uri == "a.mp3"
         assert prediction.content_s == 1.25
         assert (prediction.start_s, prediction.end_s) == (element.start_s, element.end_s)
+
+
+def test_facts_travel_on_the_window_that_has_them(handler, model):
+    first, second = windows(2)
+    second = dataclasses.replace(second, facts=FACTS)
+    found = list(handler.run_inference([first, second], model))
+    assert [prediction.facts for prediction in found] == [None, FACTS]
 
 
 def test_predictions_do_not_hold_on_to_their_batch(handler, model):
@@ -222,7 +231,7 @@ def test_bad_images_fail_and_their_neighbours_are_predicted(tiny_checkpoint):
     ):
         found = predictions[element.window_index].log_probs
         np.testing.assert_allclose(found, log_probs, atol=1e-5)
-    failures = {failure.uri: failure for failure in result["failures"]}
+    failures = {failure.track.uri: failure for failure in result["failures"]}
     assert sorted(failures) == ["nan.mp3", "shape.mp3"]
     for failure in failures.values():
         assert failure.reason is Reason.INVALID_IMAGE
@@ -239,7 +248,7 @@ def test_a_model_that_answers_with_nan(tiny_checkpoint, tmp_path, value):
     assert result["predictions"] == []
     assert len(result["failures"]) == 5
     for failure in result["failures"]:
-        assert (failure.uri, failure.reason) == ("a.mp3", Reason.INVALID_SCORES)
+        assert (failure.track.uri, failure.reason) == ("a.mp3", Reason.INVALID_SCORES)
         assert failure.stage.partition("/")[0] == "RunInference"
 
 

@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-from transforms.listing import glob_regex, match
+from tests.memory_files import MemoryFileSystem
+from transforms.errors import InputError
+from transforms.listing import Listed, glob_regex, look_up, match
 
 
 def touch(path):
@@ -37,7 +39,7 @@ def test_loops_of_links_end(music):
 
 def test_a_dangling_link_is_named(music):
     (music / "gone.mp3").symlink_to(music / "nowhere.mp3")
-    items = {os.path.basename(item.path): item.size_in_bytes for item in match(str(music))}
+    items = {os.path.basename(item.path): item.size_bytes for item in match(str(music))}
     assert items == {"gone.mp3": None, "a.mp3": 5, "b.mp3": 5}
 
 
@@ -69,3 +71,49 @@ def test_globs(pattern, yes, no):
     regex = glob_regex(pattern)
     assert all(regex.fullmatch(path) for path in yes)
     assert not any(regex.fullmatch(path) for path in no)
+
+
+def test_sizes_and_times_are_stated(music):
+    os.utime(music / "sub" / "a.mp3", ns=(0, 1_709_251_199_123_456_789))
+    by_name = {os.path.basename(item.path): item for item in match(str(music))}
+    assert by_name["a.mp3"] == Listed(str(music / "sub/a.mp3"), 5, 1_709_251_199_123_456)
+    for pattern in (music / "sub/a.mp3", music / "sub/*.mp3"):
+        assert list(match(str(pattern))) == [by_name["a.mp3"]]
+    assert look_up(str(music / "sub/a.mp3")) == by_name["a.mp3"]
+
+
+def test_what_cannot_be_looked_up_is_named_all_the_same(tmp_path, memory_files):
+    for path in (f"{tmp_path}/missing", "memtest://missing", "nosuchscheme://a", "a\0b"):
+        assert look_up(path) == Listed(path)
+
+
+def test_an_object_store_is_listed_as_a_disk_is(memory_files):
+    for name in ("a/x.mp3", "a/b/c/y.mp3", "a/cover.jpg", "a/.hidden.mp3", "ab/z.mp3", "[a]/w.mp3"):
+        memory_files[f"memtest://bucket/{name}"] = b"12345"
+
+    def names(pattern):
+        return sorted(item.path.removeprefix("memtest://bucket/") for item in match(pattern))
+
+    assert names("memtest://bucket/a/") == ["a/b/c/y.mp3", "a/x.mp3"]
+    assert names("memtest://bucket/a/**/*.mp3") == ["a/.hidden.mp3", "a/b/c/y.mp3", "a/x.mp3"]
+    assert names("memtest://bucket/*/*.mp3") == [
+        "[a]/w.mp3",
+        "a/.hidden.mp3",
+        "a/x.mp3",
+        "ab/z.mp3",
+    ]
+    assert names("memtest://bucket/a/x.mp3") == ["a/x.mp3"]
+    assert names("memtest://bucket/nothing/") == []
+    assert names("memtest://bucket/[a]/") == ["[a]/w.mp3"]
+    listed = Listed("memtest://bucket/a/x.mp3", 5, 1_700_000_000_250_000)
+    assert list(match("memtest://bucket/a/x.mp3")) == [listed]
+    assert look_up("memtest://bucket/a/x.mp3") == listed
+
+
+def test_a_store_that_cannot_be_listed_is_a_wrong_call(memory_files, monkeypatch):
+    def refuse(_self, _prefix):
+        raise OSError("the network is down")
+
+    monkeypatch.setattr(MemoryFileSystem, "_list", refuse)
+    with pytest.raises(InputError, match="memtest://bucket/a/: cannot be listed: .*network"):
+        list(match("memtest://bucket/a/"))

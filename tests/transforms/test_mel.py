@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.rows import FACTS
 from transforms.mel import MelSpectrogram, log_mel, mel_power, power_to_db, resize, to_image
 from transforms.models.front_end import PRESETS
-from transforms.records import PreparedWindow
+from transforms.records import PreparedWindow, Track
 
 # librosa says this of every signal shorter than a frame, and pads it with zeros as it should.
 pytestmark = pytest.mark.filterwarnings("ignore:n_fft=.* is too large for input signal")
@@ -254,16 +255,18 @@ def test_low_frequencies_come_first():
 
 
 def prepared(samples, index=0):
-    return PreparedWindow("a.mp3", index, 2.0 * index, 2.0 * index + 2, 1.5, samples)
+    return PreparedWindow(Track("a.mp3"), index, 2.0 * index, 2.0 * index + 2, 1.5, samples)
 
 
 def test_stage():
-    windows = [prepared(SIGNALS["tone"], 3), prepared(SIGNALS["silence"], 0)]
+    last = dataclasses.replace(prepared(SIGNALS["tone"], 3), facts=FACTS)
+    windows = [last, prepared(SIGNALS["silence"], 0)]
     result = windows | MelSpectrogram(CCMUSIC)
     by_index = {window.window_index: window for window in result["windows"]}
     assert result["failures"] == []
     assert sorted(by_index) == [0, 3]
     window = by_index[3]
+    assert (window.facts, by_index[0].facts) == (FACTS, None)
     assert (window.uri, window.start_s, window.end_s, window.content_s) == ("a.mp3", 6.0, 8.0, 1.5)
     np.testing.assert_allclose(window.image, torch_image(SIGNALS["tone"], CCMUSIC), atol=1e-3 / 40)
     assert np.all(by_index[0].image == 1.0)  # silence is all at its own peak
@@ -274,7 +277,7 @@ def test_what_cannot_be_converted_fails_alone():
     result = windows | MelSpectrogram(CCMUSIC)
     assert [window.window_index for window in result["windows"]] == [2]
     (failure,) = result["failures"]
-    assert (failure.uri, failure.stage) == ("a.mp3", "MelSpectrogram")
+    assert (failure.track.uri, failure.stage) == ("a.mp3", "MelSpectrogram")
     assert failure.reason == "internal_error"
 
 

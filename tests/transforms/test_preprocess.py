@@ -10,7 +10,7 @@ import pytest
 import soxr
 
 from tests.audio_files import noise, sine
-from transforms.channels import to_mono
+from tests.rows import FACTS
 from transforms.errors import Reason, StageError
 from transforms.models.front_end import PRESETS
 from transforms.preprocess import (
@@ -24,7 +24,7 @@ from transforms.preprocess import (
     spectral_gate,
     trim_silence,
 )
-from transforms.records import AudioWindow
+from transforms.records import AudioWindow, Track
 from transforms.windows import cut_windows
 
 CCMUSIC = PRESETS["ccmusic"]
@@ -36,7 +36,7 @@ WHOLE = dataclasses.replace(CCMUSIC, windows="whole")
 def window(samples, rate=RATE, *, start_s=0.0, seconds=None, first_frame=0) -> AudioWindow:
     seconds = len(samples) / rate if seconds is None else seconds
     return AudioWindow(
-        uri="a.mp3",
+        track=Track("a.mp3"),
         window_index=3,
         start_s=start_s,
         end_s=start_s + seconds,
@@ -47,37 +47,9 @@ def window(samples, rate=RATE, *, start_s=0.0, seconds=None, first_frame=0) -> A
 
 
 def cut(samples, rate, front_end):
-    return list(cut_windows([samples], uri="a.mp3", sample_rate_hz=rate, front_end=front_end))
-
-
-# Channels
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 5, 6, 8])
-def test_mean_equals_librosa(channels):
-    samples = noise(0.5, channels=channels)
-    mono = to_mono(samples, "mean")
-    assert (mono.shape, mono.dtype) == ((len(samples),), np.float32)
-    np.testing.assert_allclose(mono, librosa.to_mono(samples.T), atol=1e-7)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 8])
-def test_first_channel(channels):
-    samples = noise(0.5, channels=channels)
-    mono = to_mono(samples, "first")
-    np.testing.assert_array_equal(mono, samples[:, 0])
-    assert mono.flags.c_contiguous
-
-
-def test_opposite_channels_cancel_out():
-    left = noise(0.1, channels=1)
-    assert not to_mono(np.hstack([left, -left]), "mean").any()
-
-
-def test_channels_are_left_alone():
-    samples = noise(0.1, channels=8)
-    to_mono(samples, "mean")
-    np.testing.assert_array_equal(samples, noise(0.1, channels=8))
+    return list(
+        cut_windows([samples], track=Track("a.mp3"), sample_rate_hz=rate, front_end=front_end)
+    )
 
 
 # Sample rates
@@ -161,8 +133,14 @@ def test_padding_is_silent_whatever_the_offset():
 def test_place_in_the_track_is_carried_over():
     (_, second, _) = cut(noise(5.0), 44_100, FRONT_END)
     prepared = prepare(second, FRONT_END)
-    assert prepared.uri == "a.mp3"
+    assert prepared.track == Track("a.mp3")
     assert (prepared.window_index, prepared.start_s, prepared.end_s) == (1, 2.0, 4.0)
+
+
+def test_facts_travel_on_the_window_that_has_them():
+    one = window(noise(2.0, RATE))
+    assert prepare(one, FRONT_END).facts is None
+    assert prepare(dataclasses.replace(one, facts=FACTS), FRONT_END).facts is FACTS
 
 
 # Odd content
@@ -363,10 +341,10 @@ def test_stage():
     bad = noise(2.0, RATE)
     bad[7] = np.nan
     windows = [
-        dataclasses.replace(window(noise(2.0, RATE)), uri="good.mp3"),
-        dataclasses.replace(window(bad), uri="nan.mp3"),
-        dataclasses.replace(window(np.zeros((0, 2), np.float32)), uri="empty.mp3"),
-        dataclasses.replace(window(np.zeros((RATE, 2), np.float32)), uri="silent.mp3"),
+        dataclasses.replace(window(noise(2.0, RATE)), track=Track("good.mp3")),
+        dataclasses.replace(window(bad), track=Track("nan.mp3")),
+        dataclasses.replace(window(np.zeros((0, 2), np.float32)), track=Track("empty.mp3")),
+        dataclasses.replace(window(np.zeros((RATE, 2), np.float32)), track=Track("silent.mp3")),
     ]
     result = windows | Preprocess(FRONT_END)
     found = {one.uri: one for one in result["windows"]}
@@ -374,7 +352,7 @@ def test_stage():
     expected = librosa.to_mono(noise(2.0, RATE).T)
     np.testing.assert_allclose(found["good.mp3"].samples, expected, atol=1e-7)
     assert found["silent.mp3"].content_s == 0.0
-    failures = {one.uri: one for one in result["failures"]}
+    failures = {one.track.uri: one for one in result["failures"]}
     assert sorted(failures) == ["empty.mp3", "nan.mp3"]
     for failure in failures.values():
         assert failure.stage == "Preprocess"

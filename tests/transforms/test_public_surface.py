@@ -17,6 +17,7 @@ from transforms.errors import (
     InputError,
     Reason,
     StageError,
+    StorageError,
     UsageError,
 )
 
@@ -35,7 +36,6 @@ SURFACE = {
     "RollUp",
     "RunInference",
     "ViTModelHandler",
-    "WriteToJsonLines",
     "WriteToParquet",
 }
 
@@ -120,7 +120,9 @@ def test_layers_import_only_downward(path):
 
 def test_tree_of_exceptions():
     assert CatalogError.__bases__ == (Exception,)
-    assert {kind.__base__ for kind in (UsageError, StageError, BooksError)} == {CatalogError}
+    assert {kind.__base__ for kind in (UsageError, StageError, StorageError, BooksError)} == {
+        CatalogError
+    }
     assert {kind.__base__ for kind in (InputError, FrontEndError, CheckpointError)} == {UsageError}
 
 
@@ -128,6 +130,7 @@ def test_reasons_are_pinned():
     """They are values of failures.reason, which users filter by."""
     assert {reason.value for reason in Reason} == {
         "not_found", "permission_denied", "unreadable", "empty_file", "not_audio",
-        "unsupported_codec", "corrupt", "too_short", "invalid_samples", "invalid_image",
+        "unsupported_codec", "corrupt", "too_short", "timeout", "out_of_memory", "decoder_crash",
+        "invalid_samples", "invalid_image",
         "invalid_scores", "incomplete", "internal_error",
     }  # fmt: skip

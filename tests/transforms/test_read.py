@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import itertools
 import os
 from functools import partial
@@ -11,11 +13,12 @@ import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.util import assert_that, equal_to
 
-from transforms import read
+from transforms import mentions, read
+from transforms.books import to_books
 from transforms.errors import InputError, Reason
 from transforms.listing import match
 from transforms.read import ReadFiles, check_inputs
-from transforms.records import Failure, Listing, Track
+from transforms.records import Listing, Track
 
 NAMES = [
     "with space.mp3",
@@ -36,6 +39,7 @@ def touch(folder, *names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"12345")
+        os.utime(path, (1_700_000_000, 1_700_000_000))
 
 
 def found(pattern, base):
@@ -49,17 +53,28 @@ def collect(name, item):
     COLLECTED[name].append(item)
 
 
-def read_all(inputs, *, root=None):
-    """Tracks, failures and the duplicates' counter of ReadFiles."""
-    COLLECTED.update(tracks=[], failures=[])
+def read_all(inputs, **options):
+    """Tracks, failures, counts and the duplicates' counter of ReadFiles."""
+    COLLECTED.update(tracks=[], failures=[], counts=[])
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    outputs = pipeline | beam.Create(inputs) | ReadFiles(root=root)
+    outputs = pipeline | beam.Create(inputs) | ReadFiles(**options)
     for name in COLLECTED:
         outputs[name] | name >> beam.Map(partial(collect, name))
     result = pipeline.run()
     result.wait_until_finish()
     counters = result.metrics().query(MetricsFilter().with_name(read.DUPLICATES_METRIC))["counters"]
-    return COLLECTED["tracks"], COLLECTED["failures"], sum(c.result for c in counters)
+    return (
+        COLLECTED["tracks"],
+        COLLECTED["failures"],
+        to_books(COLLECTED["counts"]),
+        sum(c.result for c in counters),
+    )
+
+
+def track(path, *listings, size=5, seconds=1_700_000_000) -> Track:
+    """A track as it is listed where :func:`touch` made its file."""
+    modified_at = dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
+    return Track(str(path), size, modified_at, listings or (Listing(),))
 
 
 TREE = ("x.mp3", "b/y.mp3", "b/c/z.mp3", "b/c/d/w.mp3", "b/c/d/w.flac", "xmp3")
@@ -134,7 +149,7 @@ def test_any_name_is_found_as_it_is(tmp_path, name):
 def test_sizes_are_stated(tmp_path):
     touch(tmp_path, "x.mp3")
     (metadata,) = match(str(tmp_path))
-    assert metadata.size_in_bytes == 5
+    assert metadata.size_bytes == 5
 
 
 def test_symbolic_links_to_files_are_files(tmp_path):
@@ -168,12 +183,15 @@ def test_manifests_are_not_checked_as_globs(tmp_path):
 
 
 def test_readfiles_as_a_transform(tmp_path):
-    touch(tmp_path, "x.mp3", "b/y.mp3")
+    touch(tmp_path, "x.mp3")
+    (tmp_path / "y.mp3").write_bytes(b"another size")
+    os.utime(tmp_path / "y.mp3", (1, 1))
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         outputs = pipeline | beam.Create([str(tmp_path)]) | ReadFiles()
-        expected = [Track(f"{tmp_path}/x.mp3", 5), Track(f"{tmp_path}/b/y.mp3", 5)]
-        assert_that(outputs.tracks, equal_to(expected), "tracks")
-        assert_that(outputs.failures, equal_to([]), "failures")
+        expected = [track(tmp_path / "x.mp3"), track(tmp_path / "y.mp3", size=12, seconds=1)]
+        assert_that(outputs["tracks"], equal_to(expected), "tracks")
+        assert_that(outputs["failures"], equal_to([]), "failures")
+        assert_that(outputs["counts"] | beam.CombinePerKey(sum), equal_to([(("listed", ""), 2)]))
 
 
 def test_a_name_that_is_not_utf8_becomes_a_failure(tmp_path):
@@ -184,20 +202,23 @@ def test_a_name_that_is_not_utf8_becomes_a_failure(tmp_path):
     except OSError:
         pytest.skip("this file system refuses such names")
     touch(tmp_path, "good.mp3")
-    tracks, failures, _ = read_all([str(tmp_path)])
-    assert [track.uri for track in tracks] == [f"{tmp_path}/good.mp3"]
+    tracks, failures, books, _ = read_all([str(tmp_path)])
+    assert tracks == [track(tmp_path / "good.mp3")]
     (failure,) = failures
-    assert isinstance(failure, Failure)
     assert (failure.stage, failure.reason) == ("ReadFiles", Reason.UNREADABLE)
-    assert failure.uri == f"{tmp_path}/caf\\udce9.mp3"
+    assert failure.track.uri == f"{tmp_path}/caf\\udce9.mp3"
+    assert failure.track.size_bytes == 1
     assert "UTF-8" in failure.message
-    failure.uri.encode("utf-8")
+    failure.track.uri.encode("utf-8")
+    assert (books.listed, books.skipped) == (2, 0)
 
 
 @pytest.fixture
 def overlapping(tmp_path):
     """Inputs that name x.mp3 seven times, and what must come of it."""
     touch(tmp_path, "x.mp3", "y.mp3")
+    (tmp_path / "y.mp3").write_bytes(b"1234567")
+    os.utime(tmp_path / "y.mp3", (1_700_000_000, 1_700_000_000))
     rows = ["x.mp3,1,rock", "x.mp3,2,rock", "x.mp3,1,rock", "x.mp3,1,pop"]
     (tmp_path / "one.csv").write_text("\n".join(["uri,track_id,mood", *rows]) + "\n")
     (tmp_path / "two.csv").write_text(f"uri,track_id,mood\n{tmp_path}/x.mp3,1,rock\n")
@@ -212,48 +233,85 @@ def overlapping(tmp_path):
         Listing("1", {"mood": "rock"}),
         Listing("2", {"mood": "rock"}),
     )
-    return inputs, {
-        f"{tmp_path}/x.mp3": Track(f"{tmp_path}/x.mp3", 5, listings),
-        f"{tmp_path}/y.mp3": Track(f"{tmp_path}/y.mp3", 5),
-    }
+    return inputs, [track(tmp_path / "x.mp3", *listings), track(tmp_path / "y.mp3", size=7)]
+
+
+def by_uri(tracks):
+    return sorted(tracks, key=lambda one: one.uri)
 
 
 def test_a_file_named_by_several_inputs_is_one_track(overlapping):
     inputs, expected = overlapping
-    tracks, failures, duplicates = read_all(inputs)
-    assert {track.uri: track for track in tracks} == expected
-    assert (len(tracks), failures) == (2, [])
-    assert duplicates == 4  # seven mentions of x.mp3, three listings
+    tracks, failures, books, duplicates = read_all(inputs)
+    assert by_uri(tracks) == expected
+    assert failures == []
+    assert (books.listed, duplicates) == (4, 4)  # seven mentions of x.mp3, three listings
 
 
 def test_the_order_of_inputs_does_not_matter(overlapping):
     inputs, expected = overlapping
     orders = list(itertools.permutations(inputs))
     for order in (orders[7], orders[-1]):
-        assert {track.uri: track for track in read_all(list(order))[0]} == expected
+        assert by_uri(read_all(list(order))[0]) == expected
 
 
 def test_plain_duplicates_collapse(tmp_path):
     touch(tmp_path, "x.mp3")
-    tracks, _, duplicates = read_all([str(tmp_path), str(tmp_path), f"{tmp_path}/*.mp3"])
-    assert tracks == [Track(f"{tmp_path}/x.mp3", 5)]
-    assert duplicates == 2
+    inputs = [str(tmp_path), str(tmp_path), f"{tmp_path}/*.mp3"]
+    tracks, _, books, duplicates = read_all(inputs)
+    assert tracks == [track(tmp_path / "x.mp3")]
+    assert (books.listed, duplicates) == (1, 2)
 
 
 def test_a_row_without_a_uri_keeps_its_listing_under_its_row_number(tmp_path):
     path = tmp_path / "m.csv"
     path.write_text("uri,track_id\na.mp3,1\n,2\n,3\n")
-    tracks, failures, _ = read_all([str(path)])
+    tracks, failures, books, _ = read_all([str(path)])
     assert failures == []
-    assert {t.uri: t.listings for t in tracks} == {
-        f"{tmp_path}/a.mp3": (Listing("1"),),
-        f"{path}#row=2": (Listing("2"),),
-        f"{path}#row=3": (Listing("3"),),
+    assert {t.uri: (t.size_bytes, t.modified_at, t.listings) for t in tracks} == {
+        f"{tmp_path}/a.mp3": (None, None, (Listing("1"),)),
+        f"{path}#row=2": (None, None, (Listing("2"),)),
+        f"{path}#row=3": (None, None, (Listing("3"),)),
     }
+    assert books.listed == 3
 
 
 def test_root_is_for_relative_uris_of_manifests_alone(tmp_path):
-    (tmp_path / "m.csv").write_text("uri\na.mp3\n/abs/b.mp3\ns3://bucket/c.mp3\n")
-    tracks, _, _ = read_all([f"{tmp_path}/m.csv"], root="/music")
-    uris = sorted(track.uri for track in tracks)
-    assert uris == ["/abs/b.mp3", "/music/a.mp3", "s3://bucket/c.mp3"]
+    (tmp_path / "m.csv").write_text("uri\na.mp3\n/abs/b.mp3\nnosuch://bucket/c.mp3\n")
+    tracks, _, _, _ = read_all([f"{tmp_path}/m.csv"], root="/music")
+    uris = sorted(one.uri for one in tracks)
+    assert uris == ["/abs/b.mp3", "/music/a.mp3", "nosuch://bucket/c.mp3"]
+
+
+def test_a_manifests_rows_on_an_object_store_are_looked_up(tmp_path, memory_files):
+    rows = [f"memtest://bucket/{number}.mp3" for number in range(40)]
+    memory_files |= {uri: b"x" * (number + 1) for number, uri in enumerate(rows[:-1])}
+    (tmp_path / "m.csv").write_text("\n".join(["uri", *rows]) + "\n")
+    tracks, _, _, _ = read_all([f"{tmp_path}/m.csv"])
+    assert {one.uri: one.size_bytes for one in tracks} == {
+        uri: len(memory_files[uri]) if uri in memory_files else None for uri in rows
+    }
+
+
+def test_many_files_of_one_size_are_listed_once_each(tmp_path):
+    """More than one chunk, all in one bucket."""
+    names = [f"{number:03}.mp3" for number in range(150)]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(number.to_bytes(4, "big"))
+    tracks, _, books, duplicates = read_all([str(tmp_path)])
+    assert sorted(os.path.basename(one.uri) for one in tracks) == names
+    assert (books.listed, duplicates) == (150, 0)
+
+
+def test_a_file_that_grows_between_two_inputs_is_one_track(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp3")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"uri,track_id\n{tmp_path / 'a.mp3'},7\n")
+    look_up = mentions.look_up
+    monkeypatch.setattr(
+        mentions, "look_up", lambda path: dataclasses.replace(look_up(path), size_bytes=9_999)
+    )
+    read_all([str(tmp_path / "*.mp3"), str(manifest)])
+    (track,) = COLLECTED["tracks"]
+    assert [listing.track_id for listing in track.listings] == ["7"]
+    assert to_books(COLLECTED["counts"]).listed == 1

@@ -14,6 +14,8 @@ import pytest
 from transforms import records
 from transforms.errors import Reason, StageError
 from transforms.records import (
+    LISTING_COLUMN,
+    WINDOWS_COLUMN,
     AudioWindow,
     Failure,
     FailureRow,
@@ -22,14 +24,17 @@ from transforms.records import (
     Track,
     WindowPrediction,
     WindowRow,
+    journal_schema,
     row_dict,
     schema_of,
 )
 
 NOON = dt.datetime(2024, 5, 17, 12, 0, 0, 123_456, tzinfo=dt.timezone.utc)
+A = Track("a.mp3", 5, NOON)
 
 PREDICTION = PredictionRow(
     uri="s3://bucket/Björk – Jóga.flac", track_id=None, content_sha256="c0ffee", size_bytes=2**40,
+    modified_at=NOON,
     duration_s=301.25, sample_rate_hz=192_000, channels=8, container="FLAC", codec="FLAC",
     decoder="soundfile", decode_warnings=[], label="unknown", confidence=0.25,
     top_k=[{"label": "pop", "score": 0.25}], scores=[0.25, 0.75], window_count=10, embedding=None,
@@ -37,7 +42,9 @@ PREDICTION = PredictionRow(
     labelled_at=NOON,
 )  # fmt: skip
 WINDOW = WindowRow("a.mp3", "c0ffee", 0, 0.0, 30.0, "pop", 0.5, [0.5, 0.25], "r")
-FAILURE = FailureRow("a.mp3", None, None, "Decode", "corrupt", "why", "r", NOON)
+FAILURE = FailureRow(
+    "a.mp3", None, None, None, "Decode", "corrupt", "why", "m", "f", "1.0", "r", NOON
+)
 
 # As docs/output.md and users' queries have them: name and type.
 TEXT, REAL, SCORE = "string", "double", "float"
@@ -45,7 +52,8 @@ TIME = "timestamp[us, tz=UTC]"
 COLUMNS = {
     PredictionRow: {
         "uri": TEXT, "track_id": TEXT, "content_sha256": TEXT, "size_bytes": "int64",
-        "duration_s": REAL, "sample_rate_hz": "int32", "channels": "int32", "container": TEXT,
+        "modified_at": TIME, "duration_s": REAL,
+        "sample_rate_hz": "int32", "channels": "int32", "container": TEXT,
         "codec": TEXT, "decoder": TEXT, "decode_warnings": "list<item: string>", "label": TEXT,
         "confidence": SCORE, "top_k": "list<item: struct<label: string, score: float>>",
         "scores": "list<item: float>", "window_count": "int32",
@@ -59,8 +67,10 @@ COLUMNS = {
         "run_id": TEXT,
     },
     FailureRow: {
-        "uri": TEXT, "track_id": TEXT, "size_bytes": "int64", "stage": TEXT, "reason": TEXT,
-        "message": TEXT, "run_id": TEXT, "failed_at": TIME,
+        "uri": TEXT, "track_id": TEXT, "size_bytes": "int64", "modified_at": TIME, "stage": TEXT,
+        "reason": TEXT, "message": TEXT, "model_fingerprint": TEXT,
+        "front_end_fingerprint": TEXT, "pipeline_version": TEXT, "run_id": TEXT,
+        "failed_at": TIME,
     },
 }  # fmt: skip
 
@@ -106,13 +116,13 @@ def test_row_dict_holds_the_very_values():
 
 def test_a_stages_error_is_a_failure_with_its_reason():
     error = StageError(Reason.TOO_SHORT, "no full window")
-    assert Failure.of("a.mp3", "Decode", error, 12) == Failure(
-        "a.mp3", "Decode", Reason.TOO_SHORT, "no full window", 12
+    assert Failure.of(A, "Decode", error) == Failure(
+        A, "Decode", Reason.TOO_SHORT, "no full window"
     )
 
 
 def test_any_other_error_is_an_internal_one_with_its_type():
-    failure = Failure.of("a.mp3", "Decode", ZeroDivisionError("by 0"))
+    failure = Failure.of(A, "Decode", ZeroDivisionError("by 0"))
     assert failure.reason is Reason.INTERNAL_ERROR
     assert failure.message == "ZeroDivisionError: by 0"
     assert failure.size_bytes is None
@@ -135,8 +145,9 @@ def test_records_are_frozen(kind):
 @pytest.mark.parametrize(
     "record",
     [
-        Track("a.mp3", 5, (Listing("one", {"year": 1_999, "when": NOON}), Listing())),
-        Failure("a.mp3", "Decode", Reason.CORRUPT, "why", 3),
+        Track("a.mp3", 5, NOON, (Listing("one", {"year": 1_999, "when": NOON}), Listing())),
+        Track("a.mp3", copies=(Track("b.mp3"), Track("c.mp3"))),
+        Failure(A, "Decode", Reason.CORRUPT, "why", 3),
         PREDICTION,
     ],
     ids=lambda record: type(record).__name__,
@@ -147,13 +158,37 @@ def test_records_travel_between_workers(record):
 
 def test_arrays_travel_between_workers():
     samples = np.arange(6, dtype=np.float32).reshape(3, 2)
-    window = pickle.loads(pickle.dumps(AudioWindow("a.mp3", 1, 0.0, 1.0, 8_000, 0, samples)))
+    window = pickle.loads(pickle.dumps(AudioWindow(A, 1, 0.0, 1.0, 8_000, 0, samples)))
     np.testing.assert_array_equal(window.samples, samples)
     assert window.samples.dtype == np.float32
-    prediction = WindowPrediction("a.mp3", 1, 0.0, 1.0, 1.0, samples[0])
+    prediction = WindowPrediction(A, 1, 0.0, 1.0, 1.0, samples[0])
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(prediction)).log_probs, samples[0])
 
 
 def test_a_reason_is_written_as_its_code():
     assert Reason.NOT_AUDIO == "not_audio"
     assert json.dumps({"reason": Reason.NOT_AUDIO}) == '{"reason": "not_audio"}'
+
+
+def test_members_of_a_track_are_itself_and_its_copies():
+    b, c = Track("b.mp3"), Track("c.mp3")
+    track = Track("a.mp3", copies=(b, c))
+    assert track.members == (track, b, c)
+    assert b.members == (b,)
+
+
+def test_a_window_knows_its_tracks_uri():
+    assert WindowPrediction(A, 1, 0.0, 1.0, 1.0, np.zeros(2, np.float32)).uri == "a.mp3"
+
+
+def test_the_journals_columns_come_behind_the_rows_own():
+    predictions = schema_of(PredictionRow, labels=("pop", "rock"))
+    schema = journal_schema(predictions)
+    assert schema.names == [*COLUMNS[PredictionRow], LISTING_COLUMN, WINDOWS_COLUMN]
+    assert str(schema.field(LISTING_COLUMN).type) == "int32"
+    assert schema.metadata == predictions.metadata
+    nested = schema.field(WINDOWS_COLUMN).type.value_type
+    own = [name for name in COLUMNS[WindowRow] if name not in ("uri", "content_sha256", "run_id")]
+    assert [field.name for field in nested] == own
+    assert [str(field.type) for field in nested] == [COLUMNS[WindowRow][name] for name in own]
+    assert journal_schema(schema_of(FailureRow)).names == [*COLUMNS[FailureRow], LISTING_COLUMN]

@@ -5,6 +5,7 @@ import pytest
 
 from tests.audio_files import noise, sine, write_pyav, write_soundfile, write_streamed_wav
 from tests.decoding import check_content, damaged, decode
+from transforms.readers import DecodeWarning
 
 
 @pytest.mark.parametrize("name", ["a.mp3", "a.wav", "a", "100% é : ?.flac", "-i.m3u8"])
@@ -51,3 +52,41 @@ def test_what_stands_in_front_of_an_mp3(tmp_path, prefix):
     decoded, info, warnings = decode(damaged(path, lambda b: prefix + b))
     assert info.codec == "mp3" and warnings == ()
     assert abs(len(decoded) - 2 * 44_100) < 3_000
+
+
+CUT_OFF = [
+    ("WAV", "PCM_16"), ("WAV", "IMA_ADPCM"), ("RF64", "PCM_16"), ("W64", "PCM_16"),
+    ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "PCM_16"), ("CAF", "ALAC_16"),
+    ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "subtype"), CUT_OFF)
+def test_every_cut_off_file_is_told(tmp_path, kind, subtype):
+    path = write_soundfile(tmp_path / "a", noise(9.0, 48_000), 48_000, kind, subtype)
+    assert DecodeWarning.TRUNCATED.value not in decode(path)[2]
+    decoded, _, warnings = decode(damaged(path, lambda b: b[: len(b) * 2 // 3]))
+    assert 5.0 < len(decoded) / 48_000 < 6.1
+    assert DecodeWarning.TRUNCATED.value in warnings
+
+
+# libsndfile takes what stands behind the sound of a W64 for sound.
+@pytest.mark.parametrize(("kind", "subtype"), [pair for pair in CUT_OFF if pair[0] != "W64"])
+def test_what_stands_behind_the_sound_does_not_matter(tmp_path, kind, subtype):
+    path = write_soundfile(tmp_path / "a", noise(2.0, 48_000), 48_000, kind, subtype)
+    whole = decode(path)[0]
+    decoded, _, warnings = decode(damaged(path, lambda b: b + b"TAG" + bytes(125)))
+    np.testing.assert_array_equal(decoded, whole)
+    assert warnings == ()
+
+
+def test_an_au_of_unknown_length(tmp_path):
+    path = write_soundfile(tmp_path / "a", sine(1.0), 44_100, "AU", "PCM_16")
+
+    def unknown(content):
+        content[8:12] = b"\xff" * 4
+        return content
+
+    decoded, _, warnings = decode(damaged(path, unknown))
+    np.testing.assert_allclose(decoded, sine(1.0), atol=1e-4)
+    assert warnings == ()

@@ -7,8 +7,8 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from transforms import stage_metrics
-from transforms.errors import Reason, StageError
-from transforms.records import Failure
+from transforms.errors import Reason, StageError, StorageError
+from transforms.records import Failure, Track
 from transforms.stage_metrics import BUSY_METRIC, FAILURES, StageMeter
 
 
@@ -19,7 +19,7 @@ class HalvesDoFn(beam.DoFn):
         self.meter = StageMeter("Halve")
 
     def process(self, number):
-        yield from self.meter.run(str(number), lambda: self.halves(number))
+        yield from self.meter.run(Track(str(number)), lambda: self.halves(number))
 
     def halves(self, number):
         yield number // 2
@@ -52,9 +52,9 @@ def test_counts_in_out_and_failures_by_reason():
         outputs[FAILURES],
         equal_to(
             [
-                Failure("3", "Halve", Reason.CORRUPT, "3 is odd"),
+                Failure(Track("3"), "Halve", Reason.CORRUPT, "3 is odd"),
                 Failure(
-                    "no number",
+                    Track("no number"),
                     "Halve",
                     Reason.INTERNAL_ERROR,
                     "TypeError: unsupported operand type(s) for //: 'str' and 'int'",
@@ -111,14 +111,34 @@ def test_time_is_recorded_when_the_stage_fails(monkeypatch):
         raise StageError(Reason.CORRUPT, "broken")
         yield
 
-    (item,) = meter.run("a.wav", work)
-    assert item.value == Failure("a.wav", "Clocked", Reason.CORRUPT, "broken")
+    (item,) = meter.run(Track("a.wav"), work)
+    assert item.value == Failure(Track("a.wav"), "Clocked", Reason.CORRUPT, "broken")
     assert recorded == [5]
 
 
 def test_leaving_early_is_no_failure():
-    items = StageMeter("Left").run("a.wav", lambda: iter([1, 2, 3]))
+    items = StageMeter("Left").run(Track("a.wav"), lambda: iter([1, 2, 3]))
     assert next(items) == 1
     items.close()
     with pytest.raises(StopIteration):
         next(items)
+
+
+def test_an_error_of_the_runs_storage_is_no_failure_of_a_track():
+    def work():
+        yield 1
+        raise StorageError("the disk is full")
+
+    items = StageMeter("Stored").run(Track("a.wav"), work)
+    assert next(items) == 1
+    with pytest.raises(StorageError, match="full"):
+        next(items)
+
+
+def test_a_failure_is_counted_as_one_and_not_as_an_output(monkeypatch):
+    meter, out = StageMeter("Counted"), []
+    monkeypatch.setattr(meter, "_out", type("Spy", (), {"inc": lambda: out.append(1)}))
+    failure = Failure(Track("a.wav"), "Counted", Reason.CORRUPT, "broken")
+    items = list(meter.count(lambda: iter([1, meter.failed(failure), 2])))
+    assert (len(items), len(out)) == (3, 2)
+    assert (items[1].tag, items[1].value) == (FAILURES, failure)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -10,11 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.audio_files import noise
+from transforms.errors import Reason, StageError
 from transforms.models.front_end import PRESETS, FrontEnd
-from transforms.records import AudioWindow
-from transforms.windows import Grid, cut_windows, needs_total, target_slice, window_spans
+from transforms.records import AudioWindow, Track
+from transforms.windows import (
+    Grid,
+    cut_parts,
+    cut_windows,
+    needs_total,
+    target_slice,
+    window_spans,
+)
 
 CCMUSIC = PRESETS["ccmusic"]
+A = Track("a")
 
 
 def front_end(windows="all", *, window=10, hop=10, rate=100) -> FrontEnd:
@@ -32,7 +42,7 @@ def front_end(windows="all", *, window=10, hop=10, rate=100) -> FrontEnd:
 def cut(samples, rate, settings_, blocks=3, total=None) -> list[AudioWindow]:
     parts = np.array_split(samples, blocks)
     return list(
-        cut_windows(parts, uri="a", sample_rate_hz=rate, front_end=settings_, total_frames=total)
+        cut_windows(parts, track=A, sample_rate_hz=rate, front_end=settings_, total_frames=total)
     )
 
 
@@ -130,7 +140,7 @@ def test_the_cut_into_blocks_does_not_matter(edges, windows, hop):
     track = noise(9_000 / 11_025, 11_025, 1)
     blocks = np.split(track, sorted(edges))
     cuts = list(
-        cut_windows(blocks, uri="a", sample_rate_hz=11_025, front_end=settings_, total_frames=9_000)
+        cut_windows(blocks, track=A, sample_rate_hz=11_025, front_end=settings_, total_frames=9_000)
     )
     whole = cut(track, 11_025, settings_, blocks=1, total=9_000)
     assert len(cuts) == len(whole) and all(map(same, cuts, whole))
@@ -138,7 +148,8 @@ def test_the_cut_into_blocks_does_not_matter(edges, windows, hop):
 
 @pytest.mark.parametrize("target", [16_000, 22_050, 44_100])
 @pytest.mark.parametrize(
-    "rate", [8_000, 11_025, 12_000, 22_050, 44_056, 44_100, 48_000, 96_000, 192_000]
+    "rate",
+    [8_000, 11_025, 12_000, 22_050, 44_056, 44_100, 48_000, 96_000, 192_000, 352_800, 384_000],
 )
 def test_a_window_resampled_alone_is_the_same_part_of_the_whole_track(rate, target):
     settings_ = dataclasses.replace(
@@ -168,14 +179,107 @@ def test_target_slice_gives_the_spans_back(rate):
 def test_no_more_is_held_than_a_window_needs():
     settings_ = dataclasses.replace(CCMUSIC, window_seconds=1.0, hop_seconds=1.0)
     given_out = 0
+    held: list[weakref.ref] = []
 
     def blocks():
         nonlocal given_out
         for _ in range(100):
             given_out += 1
-            yield np.zeros((22_050, 1), np.float32)
+            block = np.zeros((22_050, 1), np.float32)
+            held.append(weakref.ref(block))
+            yield block
+            del block
 
-    cuts = cut_windows(blocks(), uri="a", sample_rate_hz=22_050, front_end=settings_)
+    cuts = cut_windows(blocks(), track=A, sample_rate_hz=22_050, front_end=settings_)
     for window in cuts:
         assert given_out <= window.window_index + 2
         assert len(window.samples) <= 22_050 + 2 * 600
+        assert sum(block() is not None for block in held) <= 3
+    assert len(held) == 100
+
+
+# Where the length is known
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    windows=st.sampled_from(["all", "whole", "middle", "1", "2", "5"]),
+    window=st.integers(1, 60),
+    hop=st.integers(1, 90),
+    rates=st.tuples(st.integers(20, 400), st.integers(20, 400)),
+    frames=st.integers(0, 700),
+    block=st.integers(1, 100),
+)
+def test_parts_give_the_windows_of_the_whole_track(windows, window, hop, rates, frames, block):
+    rate, target = rates
+    settings_ = front_end(windows, window=window, hop=hop, rate=target)
+    track = np.arange(frames, dtype=np.float32)[:, None]
+
+    def part(first, last):
+        assert 0 <= first < last <= frames
+        return (track[at : min(at + block, last)] for at in range(first, last, block))
+
+    found = list(
+        cut_parts(part, track=A, sample_rate_hz=rate, front_end=settings_, total_frames=frames)
+    )
+    expected = cut(track, rate, settings_, blocks=1, total=frames)
+    assert len(found) == len(expected) and all(map(same, found, expected))
+
+
+def test_parts_are_read_no_further_than_the_windows_need():
+    settings_ = dataclasses.replace(CCMUSIC, windows="2", window_seconds=1.0)
+    asked = []
+
+    def part(first, last):
+        asked.append((first, last))
+        yield np.zeros((last - first, 1), np.float32)
+
+    frames = 100 * 44_100
+    for window in cut_parts(
+        part, track=A, sample_rate_hz=44_100, front_end=settings_, total_frames=frames
+    ):
+        assert len(asked) == window.window_index + 1
+    assert sum(last - first for first, last in asked) < 2.2 * 44_100
+
+
+def test_a_part_without_any_sound_is_damage():
+    settings_ = dataclasses.replace(CCMUSIC, windows="middle", window_seconds=1.0)
+    with pytest.raises(StageError, match="no sound can be decoded from frame") as caught:
+        list(
+            cut_parts(
+                lambda _first, _last: [], track=A, sample_rate_hz=22_050, front_end=settings_,
+                total_frames=100_000,
+            )
+        )  # fmt: skip
+    assert caught.value.reason is Reason.CORRUPT
+
+
+def test_a_part_that_ends_early_ends_the_window():
+    settings_ = dataclasses.replace(CCMUSIC, windows="middle", window_seconds=2.0)
+    (window,) = cut_parts(
+        lambda _first, _last: [np.ones((11_025, 1), np.float32)],
+        track=A, sample_rate_hz=22_050, front_end=settings_, total_frames=220_500,
+    )  # fmt: skip
+    assert len(window.samples) == 11_025
+    assert window.end_s == (window.first_frame + 11_025) / 22_050
+
+
+@pytest.mark.parametrize(("windows", "read"), [("middle", 51), ("1", 51), ("2", 76), ("4", 88)])
+def test_nothing_is_read_behind_the_last_placed_window(windows, read):
+    """One-second windows of a track of 100 blocks of a second each; a margin of some frames."""
+    settings_ = dataclasses.replace(CCMUSIC, windows=windows, window_seconds=1.0)
+    given_out = []
+
+    def blocks():
+        for number in range(100):
+            given_out.append(number)
+            yield np.zeros((22_050, 1), np.float32)
+
+    cuts = list(
+        cut_windows(
+            blocks(), track=A, sample_rate_hz=22_050, front_end=settings_,
+            total_frames=100 * 22_050,
+        )
+    )  # fmt: skip
+    assert len(cuts) == (1 if windows in ("middle", "1") else int(windows))
+    assert read <= len(given_out) <= read + 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import os
+from pathlib import Path
 
 import apache_beam as beam
 import duckdb
@@ -15,95 +17,102 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.testing.util import assert_that, equal_to
 
-from transforms.records import FailureRow, PredictionRow, WindowRow, row_dict, schema_of
-from transforms.write import WriteToJsonLines, WriteToParquet, to_json_line
+from tests.rows import LABELS, PROVENANCE, labelled_rows, track
+from transforms.dataset import Target
+from transforms.errors import Reason
+from transforms.journal import count_rows, list_segments
+from transforms.records import Failure, Listing, PredictionRow, Track, schema_of
+from transforms.write import WriteToParquet
 
-LABELS = ("rock", "hip-hop", "ünïcödé")
-SCORES = [float(np.float32(score)) for score in (0.7, 0.2, 0.1)]
 CARRIED = pa.schema([("mood", pa.string()), ("year", pa.int64()), ("day", pa.date32())])
 SCHEMA = schema_of(PredictionRow, labels=LABELS, extra=CARRIED)
+SCORES = np.float32([0.8, 0.1, 0.1])
 
 
-def prediction(number: int, run_id: str) -> dict:
-    row = PredictionRow(
-        uri=f"/müsic/{number}.flac",
-        track_id=None if number % 2 else f"{number:03}",
-        content_sha256="0" * 64,
-        size_bytes=1 << 33,
-        duration_s=1 / 3,
-        sample_rate_hz=44_100,
-        channels=2,
-        container="flac",
-        codec="flac",
-        decoder="soundfile",
-        decode_warnings=["truncated"] if number else [],
-        label="rock",
-        confidence=SCORES[0],
-        top_k=[{"label": "rock", "score": SCORES[0]}],
-        scores=SCORES,
-        window_count=3,
-        embedding=None,
-        model_fingerprint="m",
-        front_end_fingerprint="f",
-        pipeline_version="0",
-        run_id=run_id,
-        labelled_at=dt.datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=dt.timezone.utc),
-    )
-    carried = {"mood": 'a "b"\n', "year": 1999, "day": dt.date(2020, 2, 29)}
-    return {**row_dict(row), **carried}
+def tracks(count: int, run_id: str, first: int = 0) -> list[dict]:
+    """Rows of whole tracks, each with a manifest's columns."""
+    columns = {"mood": 'a "b"\n', "year": 1999, "day": dt.date(2020, 2, 29)}
+    found = []
+    for number in range(first, first + count):
+        listing = Listing(None if number % 2 else f"{number:03}", columns)
+        of = track(f"/müsic/{number}.flac", listing)
+        (row,) = labelled_rows(of, number + 1, run_id=run_id)
+        top_k = [{"label": "jazz", "score": float(SCORES[0])}]
+        own = {"scores": SCORES.tolist(), "confidence": float(SCORES[0]), "top_k": top_k}
+        found.append(row | own)
+    return found
 
 
-def write(folder, run_id, rows, schema=SCHEMA):
+def failures(*uris: str, reason: Reason = Reason.CORRUPT) -> list[Failure]:
+    return [Failure(Track(uri, 5), "Decode", reason, "broken") for uri in uris]
+
+
+def write(output, run_id, *, check=None, json_lines=False, **results) -> None:
+    """Run the transform; ``failures_X`` stands for ``failures/X``."""
+    target = Target(str(output), run_id, json_lines)
+    journal = f"{output}/journal/{run_id}"
+    provenance = dataclasses.replace(PROVENANCE, run_id=run_id)
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        pipeline | beam.Create(rows) | WriteToParquet(str(folder), run_id, schema)
+        collections = {
+            name.replace("_", "/"): pipeline | name >> beam.Create(rows)
+            for name, rows in results.items()
+        }
+        published = collections | WriteToParquet(journal, target, SCHEMA, provenance)
+        if check is not None:
+            assert_that(published, check)
 
 
-def files(folder):
+def files(folder) -> list[str]:
     return sorted(
         os.path.join(base, name) for base, _, names in os.walk(folder) for name in names
     )  # fmt: skip
 
 
+def of_predictions(rows):
+    """Journal rows without what is the journal's own."""
+    return [{name: row.get(name) for name in SCHEMA.names} for row in rows]
+
+
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory):
     """A dataset of two runs of three and two rows."""
-    folder = tmp_path_factory.mktemp("out") / "labels v2 ü" / "predictions"
-    rows = [prediction(number, "run-1") for number in range(3)]
-    write(folder, "run-1", rows)
-    before = {path: os.stat(path).st_mtime_ns for path in files(folder)}
-    later = [prediction(number, "run-2") for number in range(2)]
-    write(folder, "run-2", later)
-    return folder, before, rows + later
+    output = tmp_path_factory.mktemp("out") / "labels v2 ü"
+    rows = tracks(3, "run-1")
+    write(output, "run-1", tracks=rows[:1], parts=rows[1:], failures_Decode=failures("x.mp3"))
+    before = {path: os.stat(path).st_mtime_ns for path in files(output)}
+    later = tracks(2, "run-2")
+    write(output, "run-2", tracks=later, parts=[], failures_Decode=[])
+    assert {path: os.stat(path).st_mtime_ns for path in before} == before
+    return output / "predictions", of_predictions(rows + later)
 
 
 def by_run(rows):
     return sorted(rows, key=lambda row: (row["run_id"], row["uri"]))
 
 
-def test_a_second_run_leaves_the_first_ones_files_alone(two_runs):
-    folder, before, _ = two_runs
-    assert len(before) == 1
-    after = files(folder)
-    assert len(after) == 2
-    assert {path: os.stat(path).st_mtime_ns for path in after if path in before} == before
-
-
-def test_nothing_but_parquet_is_left(two_runs):
-    folder = two_runs[0]
-    assert [path for path in files(folder.parent) if not path.endswith(".parquet")] == []
-    assert [path.name for path in folder.parent.iterdir()] == ["predictions"]
+def test_each_run_has_its_own_files(two_runs):
+    output = two_runs[0].parent
+    found = [os.path.relpath(path, output) for path in files(output) if "journal" not in path]
+    assert found == [
+        "failures/run-1-00000.parquet",
+        "predictions/run-1-00000.parquet",
+        "predictions/run-2-00000.parquet",
+        "windows/run-1-00000.parquet",
+        "windows/run-2-00000.parquet",
+    ]
 
 
 def test_pyarrow_reads_two_runs_as_one_dataset(two_runs):
-    folder, _, rows = two_runs
+    folder, rows = two_runs
     table = ds.dataset(str(folder)).to_table()
     assert table.schema.equals(SCHEMA)
     assert by_run(table.to_pylist()) == by_run(rows)
 
 
 def test_duckdb_reads_two_runs_as_one_dataset(two_runs):
-    folder, _, rows = two_runs
+    folder, rows = two_runs
     query = "SELECT uri, scores, top_k, day FROM read_parquet(?) ORDER BY run_id, uri"
     found = duckdb.execute(query, [f"{folder}/*.parquet"]).fetchall()
     columns = ("uri", "scores", "top_k", "day")
@@ -111,16 +120,16 @@ def test_duckdb_reads_two_runs_as_one_dataset(two_runs):
 
 
 def test_pandas_reads_two_runs_as_one_dataset(two_runs):
-    folder, _, rows = two_runs
+    folder, rows = two_runs
     frame = pd.read_parquet(folder).sort_values(["run_id", "uri"])
     assert list(frame.columns) == SCHEMA.names
     assert frame["uri"].tolist() == [row["uri"] for row in by_run(rows)]
     assert frame["labelled_at"].iloc[0] == pd.Timestamp(rows[0]["labelled_at"])
-    np.testing.assert_array_equal(np.stack(frame["scores"]), np.float32([SCORES] * len(rows)))
+    np.testing.assert_array_equal(np.stack(frame["scores"]), np.stack([SCORES] * len(rows)))
 
 
 def test_polars_reads_two_runs_as_one_dataset(two_runs):
-    folder, _, rows = two_runs
+    folder, rows = two_runs
     frame = pl.read_parquet(files(folder), glob=False)
     found = frame.sort("run_id", "uri").to_dicts()
     assert [(row["uri"], row["track_id"], row["scores"], row["year"]) for row in found] == [
@@ -129,30 +138,65 @@ def test_polars_reads_two_runs_as_one_dataset(two_runs):
 
 
 def test_labels_survive_in_the_metadata(two_runs):
-    for path in files(two_runs[0]):
+    for path in files(two_runs[0]) + files(two_runs[0].parent / "windows"):
         metadata = pq.read_schema(path).metadata
         assert json.loads(metadata[b"labels"]) == list(LABELS)
 
 
-def test_files_are_compressed(two_runs):
-    column = pq.ParquetFile(files(two_runs[0])[0]).metadata.row_group(0).column(0)
-    assert column.compression == "ZSTD"
+def test_everything_is_in_the_journal(two_runs):
+    output = two_runs[0].parent
+    assert count_rows(f"{output}/journal/run-1") == {"tracks": 3, "failures": 1}
+    assert count_rows(f"{output}/journal/run-2") == {"tracks": 2}
 
 
-@pytest.mark.parametrize("row_class", [PredictionRow, WindowRow, FailureRow])
-def test_no_rows_give_a_readable_file_with_the_schema(tmp_path, row_class):
-    schema = schema_of(row_class, labels=LABELS)
-    write(tmp_path / "rows", "run", [], schema)
-    (path,) = files(tmp_path)
-    table = pq.read_table(path)
-    assert table.num_rows == 0
-    assert table.schema.equals(schema, check_metadata=True)
-    assert duckdb.execute("SELECT count(*) FROM read_parquet(?)", [path]).fetchone() == (0,)
+def test_windows_and_failures(two_runs):
+    output = two_runs[0].parent
+    windows = ds.dataset(str(output / "windows")).to_table().to_pylist()
+    found = sorted((row["run_id"], row["uri"], row["window_index"]) for row in windows)
+    assert found == sorted(
+        (run_id, f"/müsic/{number}.flac", index)
+        for run_id, count in (("run-1", 3), ("run-2", 2))
+        for number in range(count)
+        for index in range(number + 1)
+    )
+    (failure,) = ds.dataset(str(output / "failures")).to_table().to_pylist()
+    assert (failure["uri"], failure["reason"], failure["size_bytes"]) == ("x.mp3", "corrupt", 5)
+    assert failure["run_id"] == "run-1"
 
 
-def test_a_row_with_an_unknown_type_fails_the_run_and_leaves_no_file(tmp_path):
+def test_published_counts_are_given(tmp_path):
+    listed_twice = Failure(
+        Track("y.mp3", listings=(Listing("1"), Listing("2"))), "RollUp", Reason.INCOMPLETE, ""
+    )
+    write(
+        tmp_path,
+        "run",
+        tracks=tracks(2, "run"),
+        parts=tracks(1, "run", first=7),
+        failures_Decode=failures("x.mp3", "z.mp3"),
+        failures_RollUp=[listed_twice, *failures("x.mp3")],
+        check=equal_to(
+            [(("labelled", "jazz"), 3), (("failed", "corrupt"), 2), (("failed", "incomplete"), 2)]
+        ),
+    )
+
+
+def test_no_results_give_datasets_that_can_be_queried(tmp_path):
+    write(tmp_path, "run", tracks=[], parts=[], failures_Decode=[], check=equal_to([]))
+    for name in ("predictions", "windows", "failures"):
+        (path,) = files(tmp_path / name)
+        assert pq.read_table(path).num_rows == 0
+        query = "SELECT count(*) FROM read_parquet(?)"
+        assert duckdb.execute(query, [path]).fetchone() == (0,)
+    (path,) = files(tmp_path / "predictions")
+    assert pq.read_schema(path).equals(SCHEMA)
+    assert list_segments(f"{tmp_path}/journal/run") == []
+
+
+def test_a_row_with_an_unknown_type_fails_the_run_and_leaves_no_dataset(tmp_path):
+    wrong = [row | {"size_bytes": "no number"} for row in tracks(1, "run")]
     with pytest.raises(Exception, match="no number"):
-        write(tmp_path / "p", "run", [prediction(0, "run") | {"size_bytes": "no number"}])
+        write(tmp_path, "run", tracks=wrong, parts=[], failures_Decode=[])
     assert [path for path in files(tmp_path) if path.endswith(".parquet")] == []
 
 
@@ -162,30 +206,13 @@ def as_written(value):
 
 
 def test_json_lines_equal_the_parquet_rows(tmp_path):
-    rows = [prediction(number, "run") for number in range(3)]
+    rows = tracks(3, "run")
     del rows[1]["mood"]  # a track that no manifest names
-    write(tmp_path / "predictions", "run", rows)
-    with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        pipeline | beam.Create(rows) | WriteToJsonLines(str(tmp_path / "json"), "run", SCHEMA)
+    write(tmp_path, "run", tracks=rows, parts=[], failures_Decode=[], json_lines=True)
     lines = (tmp_path / "json/run.jsonl").read_text(encoding="utf-8").splitlines()
     parsed = sorted(map(json.loads, lines), key=lambda row: row["uri"])
     stored = ds.dataset(str(tmp_path / "predictions")).to_table().sort_by("uri").to_pylist()
+    assert len(stored) == 3
     assert parsed == [{name: as_written(v) for name, v in row.items()} for row in stored]
     assert dt.datetime.fromisoformat(parsed[0]["labelled_at"]) == rows[0]["labelled_at"]
-    assert [path.name for path in (tmp_path / "json").iterdir()] == ["run.jsonl"]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_json_has_no_word_for_what_is_no_number(value):
-    def refuse(word):
-        raise AssertionError(f"{word} is not JSON")
-
-    line = to_json_line({"a": value, "b": [1.5, value], "c": {"d": value}, "e": "NaN"})
-    expected = {"a": None, "b": [1.5, None], "c": {"d": None}, "e": "NaN"}
-    assert json.loads(line, parse_constant=refuse) == expected
-
-
-def test_a_json_line_is_one_line():
-    line = to_json_line({"a": "x\ny\u2028", "b": b"\x00", "c": dt.time(1, 2)})
-    assert "\n" not in line
-    assert json.loads(line) == {"a": "x\ny\u2028", "b": "b'\\x00'", "c": "01:02:00"}
+    assert [path.name for path in Path(tmp_path / "json").iterdir()] == ["run.jsonl"]

@@ -1,0 +1,79 @@
+"""Runs that did not come to their end: their finished tracks are published, and gone on from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline.run_record import write_json
+from transforms.books import FAILED, LABELLED, to_books
+from transforms.dataset import Target
+from transforms.durable import delete_tree, read_file
+from transforms.manifest import is_local
+from transforms.publish import publish_journal
+
+DONE, RECOVERED = "done", "recovered"
+
+
+def recover(output: str, *, json_lines: bool) -> tuple[str, ...]:
+    """Publish the journals that earlier runs left, and remove them.
+
+    To be called under the output's lock. May itself be interrupted and repeated.
+
+    Parameters
+    ----------
+    output : str
+    json_lines : bool
+        Whether the predictions go to OUTPUT/json as well.
+
+    Returns
+    -------
+    tuple of str
+        The runs that the next one goes on with: these, and those that they went on with.
+
+    Raises
+    ------
+    StorageError
+        If something cannot be written.
+    """
+    resumed: list[str] = []
+    for run_id in _journals(output):
+        record_path = f"{output}/runs/{run_id}.json"
+        record = _read_record(record_path)
+        if record.get("status") not in (DONE, RECOVERED):
+            target = Target(output, run_id, json_lines)
+            counts = publish_journal(f"{output}/journal/{run_id}", target)
+            books = to_books(counts.items())
+            record |= {
+                "run_id": run_id,
+                "status": RECOVERED,
+                "counts": {LABELLED: books.labelled, FAILED: books.failed,
+                           "labelled_by_label": books.labelled_by_label,
+                           "failed_by_reason": books.failed_by_reason},
+            }  # fmt: skip
+            write_json(record_path, record)
+        if record["status"] == RECOVERED:
+            resumed += [run_id, *record.get("resumed_runs", ())]
+        delete_tree(f"{output}/journal/{run_id}")
+    return tuple(dict.fromkeys(resumed))
+
+
+def _journals(output: str) -> list[str]:
+    """Run ids of the journals under an output folder, oldest first."""
+    folder = f"{output}/journal"
+    if is_local(folder):
+        return sorted(path.name for path in Path(folder).glob("*") if path.is_dir())
+    (found,) = FileSystems.match([f"{folder}/**"])
+    inside = (metadata.path.removeprefix(f"{folder}/") for metadata in found.metadata_list)
+    return sorted({path.partition("/")[0] for path in inside if "/" in path})
+
+
+def _read_record(path: str) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(read_file(path))
+    except FileNotFoundError:  # killed before it was written
+        return {}
+    return record
