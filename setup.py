@@ -30,7 +30,7 @@ REQUIRES = [
     "soundfile>=0.13,<1",  # decodes WAV, FLAC, Ogg and MP3; its wheels bring libsndfile
     "soxr>=0.5,<2",  # resampling
     # Decodes what soundfile cannot (AAC, ALAC, WMA…); its wheels bring FFmpeg. Version 19 no longer
-    # takes the argument metadata_errors, which transforms/pyav_reader.py passes.
+    # takes the argument metadata_errors, which transforms/audio/pyav_reader.py passes.
     "av>=15,<19",
     "scipy>=1.14,<2",  # FFT and sparse matrices of the spectrogram
     "torch>=2.6,<3",  # runs the models

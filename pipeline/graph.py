@@ -8,20 +8,20 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipeline.options import LabelConfig
+from transforms.audio.sandbox import DecoderLimits
 from transforms.books import CloseBooks
-from transforms.dataset import Target
 from transforms.decode import Decode
 from transforms.inference import RunInference, ViTModelHandler
-from transforms.known import EMBEDDINGS_KEY, KnownRows
 from transforms.mel import MelSpectrogram
 from transforms.models.checkpoint import Checkpoint
 from transforms.models.vit import Device, Precision
 from transforms.preprocess import Preprocess
 from transforms.read import ReadFiles
 from transforms.records import PredictionRow, schema_of
-from transforms.reuse import copy_rows
 from transforms.rollup import LabelRule, Provenance, RollUp
-from transforms.sandbox import DecoderLimits
+from transforms.storage.dataset import Target
+from transforms.storage.known import EMBEDDINGS_KEY, KnownRows
+from transforms.storage.reuse import copy_rows
 from transforms.write import WriteToParquet
 
 
@@ -120,7 +120,7 @@ def _label_windows(tracks: beam.PCollection, job: LabelJob) -> dict:  # type: ig
     inferred = images["windows"] | RunInference(handler)
     return {
         "predictions": inferred["predictions"],
-        "copies": decoded["known"] | "Copies" >> beam.FlatMap(copy_rows, job.provenance),
+        "copies": decoded["known"] | "Copies" >> beam.Map(copy_rows, job.provenance),
         "counts": decoded["counts"],
         "failures": {
             "Decode": decoded["failures"],

@@ -24,17 +24,17 @@ from pipeline.progress import Progress
 from pipeline.recovery import recover
 from pipeline.runner import Interrupts, beam_options, check_runner, make_runner, threads_per_worker
 from transforms import errors
+from transforms.audio.sandbox import DecoderLimits
 from transforms.books import Books, read_books
-from transforms.durable import delete_tree
 from transforms.errors import CatalogError, StorageError, UsageError
 from transforms.journal import commit_count, count_rows
-from transforms.lock import locked
 from transforms.manifest import carried_schema, is_local, is_manifest
 from transforms.models.checkpoint import Checkpoint, load_checkpoint
 from transforms.models.vit import Device, Precision, resolve_device, resolve_precision
 from transforms.read import check_inputs
 from transforms.rollup import Provenance
-from transforms.sandbox import DecoderLimits
+from transforms.storage.durable import delete_tree
+from transforms.storage.lock import locked
 
 
 def prepare(config: LabelConfig) -> LabelJob:

@@ -10,10 +10,10 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline.run_record import write_json
 from transforms.books import FAILED, LABELLED, to_books
-from transforms.dataset import Target
-from transforms.durable import delete_tree, read_file
 from transforms.manifest import is_local
-from transforms.publish import publish_journal
+from transforms.storage.dataset import Target
+from transforms.storage.durable import delete_tree, read_file
+from transforms.storage.publish import publish_journal
 
 DONE, RECOVERED = "done", "recovered"
 

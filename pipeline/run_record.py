@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.graph import LabelJob
 from transforms.books import Books
-from transforms.durable import commit
 from transforms.stage_metrics import BUSY_METRIC, FAILED_PREFIX
+from transforms.storage.durable import commit
 
 _LIBRARIES = ("apache-beam", "torch", "transformers", "numpy", "scipy", "soxr", "soundfile", "av",
               "librosa", "noisereduce", "pyarrow")  # fmt: skip

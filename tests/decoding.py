@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.audio_files import lag_and_likeness
-from transforms.decoders import open_audio
+from transforms.audio.decoders import open_audio
+from transforms.audio.readers import AudioInfo
 from transforms.errors import Reason, StageError
-from transforms.readers import AudioInfo
 
 
 def decode(path, **options) -> tuple[np.ndarray, AudioInfo, tuple[str, ...]]:

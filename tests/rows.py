@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as ds
 
-from transforms.dataset import Target
 from transforms.errors import Reason
 from transforms.journal import commit_segment
-from transforms.known import EMBEDDINGS_KEY
-from transforms.publish import publish
 from transforms.records import (
     Failure,
     FailureRow,
@@ -27,6 +24,9 @@ from transforms.records import (
     schema_of,
 )
 from transforms.rollup import LabelRule, Provenance, failure_rows, track_rows
+from transforms.storage.dataset import Target
+from transforms.storage.known import EMBEDDINGS_KEY
+from transforms.storage.publish import publish
 
 LABELS = ("jazz", "pop", "rock")
 RULE = LabelRule(labels=LABELS, top_k=2)
@@ -67,7 +67,7 @@ def labelled_rows(
     of: Track | str = "a.mp3", count: int = 1, *, run_id: str = "run-1", **options: Any
 ) -> list[dict[str, Any]]:
     provenance = dataclasses.replace(PROVENANCE, run_id=run_id)
-    return list(track_rows(predicted(of, count, **options), RULE, provenance))
+    return track_rows(predicted(of, count, **options), RULE, provenance)
 
 
 def failed_rows(
@@ -76,7 +76,7 @@ def failed_rows(
 ) -> list[dict[str, Any]]:  # fmt: skip
     of = track(of) if isinstance(of, str) else of
     provenance = dataclasses.replace(PROVENANCE, run_id=run_id)
-    return list(failure_rows(Failure(of, stage, reason, message), provenance))
+    return failure_rows(Failure(of, stage, reason, message), provenance)
 
 
 def segment(folder: Path | str, rows: list[dict[str, Any]]) -> str:

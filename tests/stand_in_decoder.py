@@ -1,7 +1,8 @@
 """A decoding child that misbehaves on demand: ``python -m tests.stand_in_decoder MEMORY_BYTES``.
 
-It serves transforms.decoder_process's protocol. A file that begins with MARKER and the name of a
-misbehaviour (:func:`write_marked`) is not decoded but suffered; all others are decoded as ever.
+It serves the protocol of transforms.audio.decoder_process. A file that begins with MARKER and the
+name of a misbehaviour (:func:`write_marked`) is not decoded but suffered; all others are decoded as
+ever.
 Give it as ``DecoderLimits(command=COMMAND)``.
 """
 
@@ -21,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from transforms import decoder_process
-from transforms.decoders import open_audio
-from transforms.readers import AudioInfo
+from transforms.audio import decoder_process
+from transforms.audio.decoders import open_audio
+from transforms.audio.readers import AudioInfo
+from transforms.audio.sandbox import Sandbox
 from transforms.records import FloatArray
-from transforms.sandbox import Sandbox
 
 COMMAND = (sys.executable, "-m", "tests.stand_in_decoder")
 MARKER = b"stand-in decoder: "
@@ -36,7 +37,7 @@ OPENED = itertools.count()  # files in this process; see abort_when_reused
 
 
 class MarkedAudio:
-    """What transforms.decoders.Audio looks like, with blocks from a generator."""
+    """What transforms.audio.decoders.Audio looks like, with blocks from a generator."""
 
     def __init__(self, blocks: Iterator[FloatArray]) -> None:
         self.info = AudioInfo("marked", "marked", "stand-in", RATE_HZ, 1)
@@ -214,7 +215,7 @@ def write_marked(path: Path, misbehaviour: str) -> Path:
 
 
 def stand_in_open(path: Path, **options: Any) -> Any:
-    """transforms.decoders.open_audio, but for marked files."""
+    """transforms.audio.decoders.open_audio, but for marked files."""
     next(OPENED)
     if path.is_file():
         with path.open("rb") as file:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from transforms.audio.readers import DecodeWarning
 from transforms.errors import Reason
-from transforms.readers import DecodeWarning
 from transforms.records import FailureRow, PredictionRow, WindowRow, schema_of
 
 ROOT = Path(__file__).parents[1]
@@ -18,16 +18,31 @@ OUTPUT_MD = (ROOT / "docs" / "output.md").read_text()
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)
 
 
-def prediction(uri: str, label: str, confidence: float) -> dict:
+def prediction(
+    uri: str, label: str, confidence: float, day: int = 2, track_id: str | None = None
+) -> dict:
     top_k = [{"label": label, "score": confidence}, {"label": "other", "score": 1 - confidence}]
     row = dict.fromkeys(schema_of(PredictionRow).names)
     return {**row, "uri": uri, "label": label, "confidence": confidence, "top_k": top_k,
-            "decode_warnings": ["silent"], "labelled_at": NOW}  # fmt: skip
+            "decode_warnings": ["silent"], "labelled_at": NOW.replace(day=day),
+            "run_id": f"run-{day}", "track_id": track_id}  # fmt: skip
 
 
-def failure(uri: str, reason: Reason) -> dict:
+def failure(uri: str, reason: Reason, day: int = 2) -> dict:
     row = dict.fromkeys(schema_of(FailureRow).names)
-    return {**row, "uri": uri, "stage": "Decode", "reason": reason.value, "message": "m"}
+    return {**row, "uri": uri, "stage": "Decode", "reason": reason.value, "message": "m",
+            "failed_at": NOW.replace(day=day), "run_id": f"run-{day}"}  # fmt: skip
+
+
+def window(uri: str, index: int, day: int) -> dict:
+    row = dict.fromkeys(schema_of(WindowRow).names)
+    return {**row, "uri": uri, "window_index": index, "run_id": f"run-{day}"}
+
+
+def write(folder: Path, name: str, row_class: type, rows: list[dict], day: int = 2) -> None:
+    (folder / name).mkdir(exist_ok=True)
+    table = pa.Table.from_pylist(rows, schema_of(row_class))
+    pq.write_table(table, folder / name / f"run-{day}-00000.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +50,8 @@ def output(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("output")
     labelled = [("a", "rock", 0.9), ("b", "rock", 0.5), ("c", "pop", 0.7)]
     failed = [("d", Reason.CORRUPT), ("e", Reason.CORRUPT), ("f", Reason.NOT_FOUND)]
-    rows = {
-        "predictions": (PredictionRow, [prediction(*row) for row in labelled]),
-        "failures": (FailureRow, [failure(*row) for row in failed]),
-    }
-    for name, (row_class, content) in rows.items():
-        (folder / name).mkdir()
-        table = pa.Table.from_pylist(content, schema_of(row_class))
-        pq.write_table(table, folder / name / "run-0.parquet")
+    write(folder, "predictions", PredictionRow, [prediction(*row) for row in labelled])
+    write(folder, "failures", FailureRow, [failure(*row) for row in failed])
     return folder
 
 
@@ -71,8 +80,32 @@ def test_failures_by_reason(output):
     ]
 
 
-def test_newest_row_of_each_track(output):
-    assert len(run(queries()[3], output)) == 3
+@pytest.fixture
+def two_runs(tmp_path) -> Path:
+    """Of the 2nd and the 3rd: a is labelled twice, d after it failed, e fails again, f is labelled
+    and fails later."""
+    for day, labelled, failed in ((2, "abf", "de"), (3, "ad", "ef")):
+        rows = [prediction(uri, f"label {day}", 0.5, day) for uri in labelled]
+        rows += [prediction("a", f"label {day}", 0.5, day, track_id="7")]  # another listing
+        write(tmp_path, "predictions", PredictionRow, rows, day)
+        windows = [window(uri, index, day) for uri in labelled for index in range(2)]
+        write(tmp_path, "windows", WindowRow, windows, day)
+        failures = [failure(uri, Reason.CORRUPT, day) for uri in failed]
+        write(tmp_path, "failures", FailureRow, failures, day)
+    return tmp_path
+
+
+def test_the_latest_of_several_runs(two_runs):
+    database = duckdb.connect()
+    for query in queries()[3:]:
+        database.execute(query.replace("OUTPUT", str(two_runs)))
+    found = database.execute("SELECT uri, run_id FROM latest ORDER BY uri").fetchall()
+    assert found == [("a", "run-3"), ("b", "run-2"), ("d", "run-3"), ("f", "run-2")]
+    found = database.execute("SELECT uri, run_id FROM latest_windows ORDER BY uri").fetchall()
+    assert found == [row for row in (("a", "run-3"), ("b", "run-2"), ("d", "run-3"),
+                                     ("f", "run-2")) for _ in range(2)]  # fmt: skip
+    found = database.execute("SELECT uri, run_id FROM latest_failures ORDER BY uri").fetchall()
+    assert found == [("e", "run-3"), ("f", "run-3")]
 
 
 @pytest.mark.parametrize("code", [*Reason, *DecodeWarning])
@@ -90,3 +123,9 @@ def test_every_column_is_documented(row_class):
 def test_links_lead_somewhere(document):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("docs/*.md")))
+def test_tests_that_are_named_are_there(document):
+    named = re.findall(r"`(?:pytest )?(tests/[\w/.]+)`", document.read_text())
+    assert [path for path in named if not (ROOT / path).exists()] == []

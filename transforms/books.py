@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from transforms.durable import commit, read_file
 from transforms.errors import BooksError
+from transforms.storage.durable import commit, read_file
 
 LISTED, SKIPPED, LABELLED, FAILED = "listed", "skipped", "labelled", "failed"
 

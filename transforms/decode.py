@@ -13,10 +13,10 @@ import apache_beam as beam
 from apache_beam import pvalue
 from apache_beam.transforms.window import GlobalWindows
 
+from transforms.audio.sandbox import DecoderLimits, RemoteAudio, Sandbox
 from transforms.books import SKIPPED
 from transforms.errors import Reason, StageError, StorageError
 from transforms.fetch import Fetched, fetched
-from transforms.known import Known, KnownRows, load_known
 from transforms.models.front_end import FrontEnd
 from transforms.records import (
     AudioWindow,
@@ -26,8 +26,8 @@ from transforms.records import (
     Track,
     TrackFacts,
 )
-from transforms.sandbox import DecoderLimits, RemoteAudio, Sandbox
 from transforms.stage_metrics import FAILURES, StageMeter
+from transforms.storage.known import Known, KnownRows, load_known
 from transforms.windows import cut_parts, cut_windows, needs_total
 
 STAGE = "Decode"

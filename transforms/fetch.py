@@ -16,7 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from transforms.errors import Reason, StageError, StorageError
 from transforms.manifest import file_uri_path
-from transforms.retry import retried
+from transforms.storage.retry import retried
 
 _CHUNK_BYTES = 1 << 20
 _PROBE_BYTES = 4_096
@@ -42,7 +42,7 @@ def local_path(uri: str) -> Path | None:
 def fetched(uri: str) -> Iterator[Fetched]:
     """Provide the bytes behind ``uri``, hashed: in place, or as a temporary copy.
 
-    What storage refuses for a while is tried again (see transforms.retry).
+    What storage refuses for a while is tried again (see transforms.storage.retry).
 
     Parameters
     ----------

@@ -1,12 +1,12 @@
 """Journal: finished tracks made durable as a run goes, because a killed run leaves nothing else.
 
 Every worker writes small Parquet segments under ``OUTPUT/journal/RUN_ID``, by rows or seconds
-and not by bundle, each committed at once (write, fsync, rename). A finished track is one row (or
-one per listing) with its windows nested in it, so that it is there whole or not at all. A
+and not by bundle, each committed at once (write, fsync, rename). A finished track is one row per
+listing, with its windows nested in the first, all in one segment: there whole or not at all. A
 segment's name states its kind and its rows, ``tracks-000120-….parquet``, so that progress is a
 listing of names; ``listed-…`` and ``skipped-…`` are such names without content.
 
-transforms.publish makes the datasets out of the segments.
+transforms.storage.publish makes the datasets out of the segments.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.durable import commit, list_folder, read_file
 from transforms.errors import StorageError
+from transforms.storage.durable import commit, list_folder, read_file
 
 Kind = Literal["tracks", "copies", "failures", "listed", "skipped"]
 T = TypeVar("T")
@@ -134,10 +134,10 @@ class SegmentBuffer(Generic[T]):
             if self._clock() >= self._due:
                 self._commit_records()
 
-    def add(self, record: T, windows: int = 0) -> None:
-        """Collect a record that holds ``windows`` windows."""
+    def add(self, *records: T, windows: int = 0) -> None:
+        """Collect records that are committed together and hold ``windows`` windows."""
         with self._lock:
-            self._records.append(record)
+            self._records += records
             self._windows += windows
             if len(self._records) >= _MAX_ROWS or self._windows >= _MAX_WINDOWS:
                 self._commit_records()
@@ -185,8 +185,9 @@ class _JournalDoFn(beam.DoFn):  # type: ignore[misc]
         )
         self._buffer.start()
 
-    def process(self, row: dict[str, Any]) -> Iterator[str]:
-        self._buffer.add(row, len(row[self._nested]) if self._nested else 0)
+    def process(self, rows: list[dict[str, Any]]) -> Iterator[str]:
+        windows = sum(len(row[self._nested]) for row in rows) if self._nested else 0
+        self._buffer.add(*rows, windows=windows)
         yield from self._buffer.take_paths()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -200,7 +201,9 @@ class _JournalDoFn(beam.DoFn):  # type: ignore[misc]
 
 @dataclass
 class Journal(beam.PTransform):  # type: ignore[misc]
-    """Rows to durable segments: PCollection of dict to PCollection of the segments' paths.
+    """Rows to durable segments: PCollection of lists of rows to PCollection of segments' paths.
+
+    The rows of one element, those of one track, become durable together.
 
     Parameters
     ----------

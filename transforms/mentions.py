@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from transforms.errors import Reason, StageError
 from transforms.fetch import probe
-from transforms.known import Known
 from transforms.listing import Listed, look_up, match
 from transforms.manifest import is_local, is_manifest, read_manifest
 from transforms.records import Listing, Track
+from transforms.storage.known import Known
 
 _THREADS = 16  # for what waits on storage
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)

@@ -14,7 +14,7 @@ import apache_beam as beam
 import numpy as np
 import soxr
 
-from transforms.channels import to_mono
+from transforms.audio.channels import to_mono
 from transforms.errors import Reason, StageError
 from transforms.models.front_end import FrontEnd
 from transforms.records import AudioWindow, FloatArray, PreparedWindow

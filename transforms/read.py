@@ -7,7 +7,7 @@
 
 A file that several inputs name is read once, as one :class:`Track` with all its listings. Files
 that are likely to hold the same bytes come as one Track with ``copies``. What an earlier run has
-labelled, and is unchanged, does not come at all (see transforms.known).
+labelled, and is unchanged, does not come at all (see transforms.storage.known).
 
 All that crosses a shuffle is names: in chunks, so that all mentions of a file meet, and by size, so
 that copies do. A million files cost a minute.
@@ -29,7 +29,6 @@ from apache_beam.transforms.window import GlobalWindows
 from transforms.books import LISTED, SKIPPED
 from transforms.errors import InputError, StageError
 from transforms.journal import Kind, commit_count
-from transforms.known import Known, KnownRows, load_known
 from transforms.listing import is_folder, match
 from transforms.manifest import is_manifest
 from transforms.mentions import (
@@ -42,6 +41,7 @@ from transforms.mentions import (
 )
 from transforms.records import Failure, Track
 from transforms.stage_metrics import FAILURES, StageMeter
+from transforms.storage.known import Known, KnownRows, load_known
 
 STAGE = "ReadFiles"
 DUPLICATES_METRIC = "duplicate_listings"

@@ -141,7 +141,7 @@ def window_fields(window: WindowPrediction, rule: LabelRule) -> dict[str, Any]:
 
 def track_rows(
     windows: Sequence[WindowPrediction], rule: LabelRule, provenance: Provenance
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """The journal's rows of a whole track, copies included: one for each listing.
 
     Parameters
@@ -151,9 +151,9 @@ def track_rows(
     rule : LabelRule
     provenance : Provenance
 
-    Yields
-    ------
-    dict
+    Returns
+    -------
+    list of dict
         PredictionRow's columns, the listing's own and the journal's; each file's windows are
         nested in its first listing's row.
     """
@@ -162,6 +162,7 @@ def track_rows(
     fields = prediction_fields(facts, windows, rule)
     evidence = [window_fields(window, rule) for window in windows]
     now = dt.datetime.now(dt.timezone.utc)
+    rows = []
     for track in windows[-1].track.members:
         for number, listing in enumerate(track.listings):
             row = PredictionRow(
@@ -173,12 +174,14 @@ def track_rows(
                 **row_dict(provenance),
             )
             own = {LISTING_COLUMN: number, WINDOWS_COLUMN: evidence if number == 0 else []}
-            yield {**row_dict(row), **listing.columns, **own}
+            rows.append({**row_dict(row), **listing.columns, **own})
+    return rows
 
 
-def failure_rows(failure: Failure, provenance: Provenance) -> Iterator[dict[str, Any]]:
+def failure_rows(failure: Failure, provenance: Provenance) -> list[dict[str, Any]]:
     """The journal's rows of a failed track, copies included: one for each listing."""
     now = dt.datetime.now(dt.timezone.utc)
+    rows = []
     for track in failure.track.members:
         size_bytes = track.size_bytes if failure.size_bytes is None else failure.size_bytes
         for number, listing in enumerate(track.listings):
@@ -193,7 +196,8 @@ def failure_rows(failure: Failure, provenance: Provenance) -> Iterator[dict[str,
                 failed_at=now,
                 **row_dict(provenance),
             )
-            yield {**row_dict(row), LISTING_COLUMN: number}
+            rows.append({**row_dict(row), LISTING_COLUMN: number})
+    return rows
 
 
 def is_whole(windows: Sequence[WindowPrediction]) -> bool:
@@ -233,7 +237,9 @@ class _AssembleDoFn(beam.DoFn):  # type: ignore[misc]
         windows.append(window)
         if window.facts is not None and is_whole(windows):
             del self._open[window.uri]
-            yield from self._meter.count(lambda: track_rows(windows, self._rule, self._provenance))
+            yield from self._meter.count(
+                lambda: [track_rows(windows, self._rule, self._provenance)]
+            )
         while len(self._open) > _MAX_OPEN:
             yield beam.pvalue.TaggedOutput(_PARTS, self._open.popitem(last=False))
 
@@ -254,7 +260,9 @@ class _JoinDoFn(beam.DoFn):  # type: ignore[misc]
         windows = [window for part in element[1] for window in part]
         windows.sort(key=lambda window: window.window_index)
         if is_whole(windows):
-            yield from self._meter.count(lambda: track_rows(windows, self._rule, self._provenance))
+            yield from self._meter.count(
+                lambda: [track_rows(windows, self._rule, self._provenance)]
+            )
         else:
             yield self._meter.failed(incomplete(windows))
 
@@ -263,8 +271,8 @@ class _JoinDoFn(beam.DoFn):  # type: ignore[misc]
 class RollUp(beam.PTransform):  # type: ignore[misc]
     """PCollection[WindowPrediction] to ``["tracks"]``, ``["parts"]`` and ``["failures"]``.
 
-    ``tracks`` are rows of whole tracks as :func:`track_rows` gives them; ``parts`` are such rows,
-    of tracks that only became whole behind a GroupByKey; ``failures`` are those of the others.
+    ``tracks`` are the rows of each whole track as :func:`track_rows` gives them, ``parts`` those
+    of tracks that only became whole behind a GroupByKey, ``failures`` what befell the others.
 
     Parameters
     ----------

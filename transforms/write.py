@@ -13,9 +13,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 
-from transforms.dataset import Target
 from transforms.journal import Journal, Kind
-from transforms.publish import Outcome, publish
 from transforms.records import (
     WINDOWS_COLUMN,
     FailureRow,
@@ -23,6 +21,8 @@ from transforms.records import (
     schema_of,
 )
 from transforms.rollup import Provenance, failure_rows
+from transforms.storage.dataset import Target
+from transforms.storage.publish import Outcome, publish
 
 
 class _PublishDoFn(beam.DoFn):  # type: ignore[misc]
@@ -39,9 +39,9 @@ class WriteToParquet(beam.PTransform):  # type: ignore[misc]
     """Results to Parquet: a dict of PCollections to the published counts by outcome.
 
     Takes rows of whole tracks (see transforms.rollup) under any names, under ``copies`` those that
-    are to be filled in (see transforms.reuse), and under ``failures/STAGE`` the Failures of each
-    stage. Every collection is journalled where it is made. Gives PCollection[((outcome, label or
-    reason), int)].
+    are to be filled in (see transforms.storage.reuse), and under ``failures/STAGE`` the Failures
+    of each stage. Every collection is journalled where it is made. Gives PCollection[((outcome,
+    label or reason), int)].
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class WriteToParquet(beam.PTransform):  # type: ignore[misc]
 
     def _journalled(self, name: str, results: beam.PCollection) -> beam.PCollection:
         if name.startswith("failures"):
-            rows = results | f"Rows/{name}" >> beam.FlatMap(failure_rows, self.provenance)
+            rows = results | f"Rows/{name}" >> beam.Map(failure_rows, self.provenance)
             journal = Journal(self.journal, "failures", journal_schema(schema_of(FailureRow)))
         else:
             rows, schema = results, journal_schema(self.predictions)

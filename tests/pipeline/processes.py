@@ -141,7 +141,7 @@ def _run(output: str, options: tuple[str, ...], crash_at: int | None, errors: st
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     logging.root.handlers.clear()  # those of the process that forks
     from pipeline.main import main
-    from transforms import retry
+    from transforms.storage import retry
 
     retry.PATIENCE_SECONDS = 2.0  # in place of minutes
     crash = Crash(output, crash_at)

@@ -12,7 +12,7 @@ from pipeline.options import parse_options
 from tests.audio_files import noise, write_soundfile
 from tests.catalog import ROOT, Run
 from tests.stand_in_decoder import COMMAND, write_marked
-from transforms.sandbox import DecoderLimits
+from transforms.audio.sandbox import DecoderLimits
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 

@@ -173,7 +173,8 @@ def test_another_model_labels_everything_beside_the_old_rows(shelf, tmp_path):
     assert len(rows) == 6
     assert len({row["model_fingerprint"] for row in rows}) == 2
     # And each model knows its own.
-    assert counts(shelf.label())["skipped"] == counts(shelf.label(f"--model={other}"))["skipped"] == 3
+    assert counts(shelf.label())["skipped"] == 3
+    assert counts(shelf.label(f"--model={other}"))["skipped"] == 3
 
 
 def test_another_front_end_labels_everything_beside_the_old_rows(shelf):
@@ -237,12 +238,48 @@ def test_copies_are_labelled_once_and_each_gets_its_rows(shelf, tmp_path):
         assert all(rows[name] == rows["b.flac"] for name in copies)
 
 
-def test_copies_of_a_known_file_are_labelled_under_their_own_names(shelf):
+def check_reused(shelf: Shelf, run: Run, names_of_copies: list[str]) -> None:
+    """Rows of b.flac under other names and with their own run: nothing was inferred again."""
+    assert inferred(run) == 0
+    assert sorted(os.path.relpath(row["uri"], shelf.music) for row in run.newest["predictions"]) == (
+        sorted(names_of_copies)
+    )
+    own = ("uri", "modified_at", "labelled_at", "run_id")
+    for dataset in ("predictions", "windows"):
+        old = [row for row in run.rows(dataset) if row["uri"] == str(shelf.path("b.flac"))]
+        expected = [{k: v for k, v in row.items() if k not in own} for row in old]
+        assert expected
+        for name in names_of_copies:
+            new = [row for row in run.newest[dataset] if row["uri"] == str(shelf.path(name))]
+            assert [{k: v for k, v in row.items() if k not in own} for row in new] == expected
+            modified_us = shelf.path(name).stat().st_mtime_ns // 1000
+            for row in new if dataset == "predictions" else ():
+                assert round(row["modified_at"].timestamp() * 1e6) == modified_us
+
+
+def test_copies_of_a_known_file_get_its_rows_under_their_own_names(shelf):
     copies = add_copies(shelf)
     run = shelf.label()
-    found = sorted(os.path.relpath(row["uri"], shelf.music) for row in run.newest["predictions"])
-    assert found == sorted(copies[1:])
-    assert inferred(run) == WINDOWS["b"]
+    assert counts(run) == {"listed": 7, "labelled": 3, "failed": 1, "skipped": 3}
+    check_reused(shelf, run, copies[1:])
+    assert counts(shelf.label())["skipped"] == 6
+
+
+def test_a_renamed_file_gets_its_rows_under_the_new_name(shelf):
+    content = shelf.path("b.flac").read_bytes()
+    shelf.path("renamed.flac").write_bytes(content)
+    shelf.path("b.flac").unlink()
+    run = shelf.label()
+    assert counts(run) == {"listed": 4, "labelled": 1, "failed": 1, "skipped": 2}
+    check_reused(shelf, run, ["renamed.flac"])
+
+
+def test_copies_are_labelled_where_the_known_rows_have_no_embeddings(shelf):
+    add_copies(shelf)
+    run = shelf.label("--embeddings")
+    assert counts(run) == {"listed": 7, "labelled": 6, "failed": 1, "skipped": 0}
+    assert inferred(run) == sum(WINDOWS.values())
+    assert all(len(row["embedding"]) == 32 for row in run.newest["predictions"])
 
 
 def test_files_that_differ_in_one_byte_in_the_middle_are_no_copies(shelf, tmp_path):

@@ -8,6 +8,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,11 @@ def check_evidence(runs: Run, windows: list[dict], undisturbed: list[dict]) -> N
     assert {(row["uri"], row["run_id"]) for row in runs.rows("windows")} == labelled
 
 
+def wait_for_segment(run: Started | Forked, output: Path, before: Collection[str]) -> None:
+    """Until the run has journalled something, or ended."""
+    wait_until(lambda: run.is_over or set(segments(output)) - set(before), "a segment")
+
+
 def is_done(output: Path) -> bool:
     return any(record["status"] == "done" for record in Run(output, 0, "", "").records)
 
@@ -110,7 +116,7 @@ def test_kills_at_random_moments_of_one_worker(options, undisturbed, tmp_path, s
         with contextlib.closing(Forked(output, *options)) as run:
             before = segments(output)
             if number:  # the very first may fall before anything is journalled
-                wait_until(lambda: run.is_over or set(segments(output)) - set(before), "a segment")
+                wait_for_segment(run, output, before)
             time.sleep(0 if number == 1 else rng.uniform(0.0, 0.6))
             if run.is_over:
                 break
@@ -133,7 +139,7 @@ def test_kills_of_two_workers_of_their_launcher_and_of_one_of_them(options, undi
     for kill, status in (("kill_all", -9), ("kill_launcher", -9), ("kill_worker", 1)):
         before = set(segments(output))
         with contextlib.closing(Started(output, *options, "--workers=2")) as run:
-            wait_until(lambda: run.is_over or set(segments(output)) - before, "a segment")
+            wait_for_segment(run, output, before)
             assert not run.is_over, run.stderr
             assert any("-m pipeline.worker" in line for line in run.family().values())
             getattr(run, kill)()

@@ -23,7 +23,8 @@ from apache_beam.utils import retry as beam_retry
 from pipeline.main import main
 from tests.audio_files import noise, write_soundfile
 from tests.catalog import DATASETS, without_run_columns
-from transforms import fetch, retry
+from transforms import fetch
+from transforms.storage import retry
 
 boto3 = pytest.importorskip("boto3", reason="the extra [aws] is not installed")
 pytest.importorskip("moto", reason="moto is not installed")

@@ -17,7 +17,7 @@ import pytest
 from tests.audio_files import noise, write_soundfile
 from tests.catalog import Run, label_here
 from tests.pipeline.processes import Forked, Started, wait_until
-from transforms import durable, retry
+from transforms.storage import durable, retry
 
 pytestmark = pytest.mark.fault
 
@@ -76,7 +76,11 @@ def fill(folder: Path, but_bytes: int) -> Path:
 
 def the_one_error(lines: list[str]) -> str:
     """The only line but attempts and progress."""
-    told = ("WARNING transforms.retry: ", "going on from ", "the run's record stays as it is: ")
+    told = (
+        "WARNING transforms.storage.retry: ",
+        "going on from ",
+        "the run's record stays as it is: ",
+    )
     others = [line for line in lines if not line.startswith(told) and " tracks/s, " not in line]
     assert len(others) == 1, lines
     assert others[0].startswith("error: ")

@@ -18,7 +18,7 @@ def memory_files(monkeypatch) -> dict[str, bytes]:
 
 @pytest.fixture
 def no_waiting(monkeypatch) -> FakeClock:
-    """Let :func:`transforms.retry.retried` try again at once, everywhere."""
+    """Let :func:`transforms.storage.retry.retried` try again at once, everywhere."""
     clock = FakeClock()
     monkeypatch.setattr("apache_beam.utils.retry.Clock", lambda: clock)
     return clock

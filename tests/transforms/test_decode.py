@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from tests.audio_files import noise, sine, write_pyav, write_soundfile
-from transforms.channels import to_mono
+from transforms.audio.channels import to_mono
+from transforms.audio.decoders import open_audio
+from transforms.audio.sandbox import Sandbox
 from transforms.decode import check_length, decode_track
-from transforms.decoders import open_audio
 from transforms.errors import Reason, StageError
 from transforms.fetch import fetched
 from transforms.models.front_end import PRESETS
 from transforms.records import Track
-from transforms.sandbox import Sandbox
 from transforms.windows import cut_windows
 
 FRONT_END = dataclasses.replace(PRESETS["ccmusic"], window_seconds=1.0, hop_seconds=1.0)

@@ -17,13 +17,13 @@ from apache_beam.transforms.window import GlobalWindow
 from tests.audio_files import noise, sine, write_pyav, write_soundfile
 from tests.rows import MODIFIED, PROVENANCE, labelled_rows, published
 from transforms import decode
+from transforms.audio.sandbox import DecoderLimits, Sandbox
 from transforms.decode import COUNTS, KNOWN, Decode, _DecodeFn
 from transforms.errors import Reason, StorageError
-from transforms.known import KnownRows
 from transforms.models.front_end import PRESETS
 from transforms.records import AudioWindow, Listing, Track
-from transforms.sandbox import DecoderLimits, Sandbox
 from transforms.stage_metrics import FAILURES
+from transforms.storage.known import KnownRows
 
 FRONT_END = dataclasses.replace(PRESETS["ccmusic"], window_seconds=1.0, hop_seconds=1.0)
 

@@ -14,7 +14,14 @@ import pytest
 from apache_beam.testing.util import assert_that
 from apache_beam.transforms.window import GlobalWindow
 
-from tests.rows import FAILURES_JOURNAL, TRACKS_JOURNAL, failed_rows, labelled_rows, segment
+from tests.rows import (
+    FAILURES_JOURNAL,
+    TRACKS_JOURNAL,
+    failed_rows,
+    labelled_rows,
+    segment,
+    track,
+)
 from transforms import journal
 from transforms.errors import StorageError
 from transforms.journal import (
@@ -26,7 +33,7 @@ from transforms.journal import (
     list_segments,
     read_segment,
 )
-from transforms.records import WINDOWS_COLUMN
+from transforms.records import WINDOWS_COLUMN, Listing
 
 
 def test_rows_survive_with_their_windows(tmp_path):
@@ -143,7 +150,7 @@ def test_flushes_by_windows(clock):
     commits: list[list[int]] = []
     buffer = buffer_into(commits, clock)
     for number, windows in enumerate([19_999, 1, 5, 50_000, 7]):
-        buffer.add(number, windows)
+        buffer.add(number, windows=windows)
     assert commits == [[0, 1], [2, 3]]
     buffer.flush()
     assert commits[2:] == [[4]]
@@ -247,7 +254,7 @@ def test_many_threads_lose_and_double_nothing(monkeypatch):
 
 
 def test_the_transform_gives_the_paths_of_all_rows(tmp_path):
-    rows = [row for number in range(7) for row in failed_rows(f"{number}.mp3")]
+    rows = [failed_rows(f"{number}.mp3") for number in range(7)]
 
     def check(paths):
         assert paths
@@ -265,8 +272,7 @@ def test_windows_count_towards_a_segments_size(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "_MAX_WINDOWS", 5)
     do_fn = journal._JournalDoFn(str(tmp_path), "tracks", TRACKS_JOURNAL, WINDOWS_COLUMN)
     do_fn.setup()
-    rows = [row for uri in "abc" for row in labelled_rows(uri, 3)]
-    early = [path for row in rows for path in do_fn.process(row)]
+    early = [path for uri in "abc" for path in do_fn.process(labelled_rows(uri, 3))]
     late = list(do_fn.finish_bundle())
     do_fn.teardown()
     assert [read_segment(path)["uri"].to_pylist() for path in early] == [["a", "b"]]
@@ -274,12 +280,23 @@ def test_windows_count_towards_a_segments_size(tmp_path, monkeypatch):
     assert late[0].windows == (GlobalWindow(),)
 
 
+def test_the_rows_of_one_track_are_in_one_segment(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "_MAX_ROWS", 4)
+    of = track("a", *(Listing(str(number)) for number in range(3)), copies=(track("b"),))
+    do_fn = journal._JournalDoFn(str(tmp_path), "tracks", TRACKS_JOURNAL, WINDOWS_COLUMN)
+    do_fn.setup()
+    paths = [*do_fn.process(labelled_rows("first", 1)), *do_fn.process(labelled_rows(of, 1))]
+    do_fn.teardown()
+    (path,) = paths
+    assert read_segment(path)["uri"].to_pylist() == ["first", "a", "a", "a", "b"]
+
+
 def test_a_row_is_durable_before_its_bundle_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "_FIRST_FLUSH_S", 0.1)
     do_fn = journal._JournalDoFn(str(tmp_path), "failures", FAILURES_JOURNAL, None)
     do_fn.setup()
-    (row,) = failed_rows()
-    assert list(do_fn.process(row)) in ([], [path for path, *_ in list_segments(str(tmp_path))])
+    early = list(do_fn.process(failed_rows()))
+    assert early in ([], [path for path, *_ in list_segments(str(tmp_path))])
     end = time.monotonic() + 30
     while not count_rows(str(tmp_path)):
         assert time.monotonic() < end, "it was never committed"

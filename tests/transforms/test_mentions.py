@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from tests.rows import MODIFIED, PROVENANCE, failed_rows, labelled_rows, published
 from transforms.errors import Reason, StageError
-from transforms.known import KnownRows, load_known
 from transforms.mentions import (
     Mention,
     check_name,
@@ -24,6 +23,7 @@ from transforms.mentions import (
     with_copies,
 )
 from transforms.records import Listing, Track
+from transforms.storage.known import KnownRows, load_known
 
 LATE = 1_700_000_000_000_001
 

@@ -13,10 +13,10 @@ from tests.rows import PROVENANCE, failed_rows, labelled_rows, published
 from transforms import read
 from transforms.books import Books, to_books
 from transforms.journal import count_rows
-from transforms.known import KnownRows
 from transforms.mentions import list_mentions, merge
 from transforms.read import ReadFiles
 from transforms.records import Track
+from transforms.storage.known import KnownRows
 
 COLLECTED: dict[str, list] = {}  # FnApiRunner runs in this process
 

@@ -20,10 +20,10 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from tests.rows import LABELS, PROVENANCE, labelled_rows, track
-from transforms.dataset import Target
 from transforms.errors import Reason
 from transforms.journal import count_rows, list_segments
 from transforms.records import Failure, Listing, PredictionRow, Track, schema_of
+from transforms.storage.dataset import Target
 from transforms.write import WriteToParquet
 
 CARRIED = pa.schema([("mood", pa.string()), ("year", pa.int64()), ("day", pa.date32())])
@@ -56,12 +56,17 @@ def write(output, run_id, *, check=None, json_lines=False, **results) -> None:
     provenance = dataclasses.replace(PROVENANCE, run_id=run_id)
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         collections = {
-            name.replace("_", "/"): pipeline | name >> beam.Create(rows)
+            name.replace("_", "/"): pipeline | name >> beam.Create(elements(rows))
             for name, rows in results.items()
         }
         published = collections | WriteToParquet(journal, target, SCHEMA, provenance)
         if check is not None:
             assert_that(published, check)
+
+
+def elements(rows: list) -> list:
+    """Each row as those of a track of its own; failures as they are."""
+    return [[row] if isinstance(row, dict) else row for row in rows]
 
 
 def files(folder) -> list[str]:

@@ -1,0 +1,147 @@
+"""Files of a run that are there whole or not at all, on local disks and object stores."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from transforms.errors import StorageError
+from transforms.manifest import is_local
+from transforms.storage.retry import is_storage_error, retried
+
+
+@contextlib.contextmanager
+def committed(path: str) -> Iterator[Path]:
+    """Give a local path to write to; what is written becomes ``path`` at once and durably.
+
+    On this machine by fsync and rename. Elsewhere by an upload: object stores show an object when
+    it is complete. What storage refuses for a while is tried again (see transforms.storage.retry).
+
+    Raises
+    ------
+    StorageError
+        If ``path`` cannot be written.
+    """
+    with _storage_errors(path), _draft(path) as draft:
+        yield draft
+        retried(path, lambda: _commit(draft, path))
+
+
+def commit(path: str, content: bytes) -> None:
+    """Write a whole file, see :func:`committed`."""
+    with _storage_errors(path), _draft(path) as draft:
+        retried(path, lambda: draft.write_bytes(content))
+        retried(path, lambda: _commit(draft, path))
+
+
+@contextlib.contextmanager
+def _storage_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        told = str(error) or type(error).__name__
+        raise StorageError(
+            f"{path} cannot be written: {told}; what was done is in the journal: start the run "
+            "again to go on"
+        ) from error
+
+
+@contextlib.contextmanager
+def _draft(path: str) -> Iterator[Path]:
+    if not is_local(path):
+        with tempfile.TemporaryDirectory(prefix="commit-") as folder:
+            yield Path(folder) / "draft"
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.parent / f".{target.name}.tmp"
+    try:
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)  # half a file on a full disk takes what room is left
+
+
+def _commit(draft: Path, path: str) -> None:
+    if is_local(path):
+        with draft.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        draft.replace(path)
+        _sync_folder(Path(path).parent)
+        return
+    with (
+        draft.open("rb") as source,
+        FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream,
+    ):
+        shutil.copyfileobj(source, stream, 1 << 20)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in a local folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_file(path: str) -> bytes:
+    """All of a file of the run.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+
+    def read() -> bytes:
+        if is_local(path):
+            return Path(path).read_bytes()
+        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+            content: bytes = stream.read()
+            return content
+
+    try:
+        return retried(path, read)
+    except Exception as error:  # each file system has its own way to say that there is none
+        missing = isinstance(error, BeamIOError) and not FileSystems.exists(path)
+        if missing or getattr(error, "code", None) == HTTPStatus.NOT_FOUND:
+            raise FileNotFoundError(path) from error
+        raise
+
+
+def list_folder(folder: str) -> list[str]:
+    """Paths of the files right in a folder, by name; none if there is no such folder."""
+    if is_local(folder):
+        return sorted(str(path) for path in Path(folder).glob("*") if path.is_file())
+    (found,) = FileSystems.match([f"{folder}/*"])
+    return sorted(metadata.path for metadata in found.metadata_list)
+
+
+def delete_files(paths: list[str]) -> None:
+    """Delete files; those that are gone already are no error."""
+    for path in paths:
+        if is_local(path):
+            Path(path).unlink(missing_ok=True)
+        else:
+            FileSystems.delete([path])
+
+
+def delete_tree(folder: str) -> None:
+    """Delete a folder and all below it, or what there is of it."""
+    if is_local(folder):
+        if Path(folder).exists():
+            shutil.rmtree(folder)
+    else:  # on object stores the closing / says that all below it is meant
+        FileSystems.delete([f"{folder}/"])
