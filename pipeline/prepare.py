@@ -90,12 +90,12 @@ def _build(
     (
         images["windows"]
         | beam.Map(_window_row, dtype)
-        | "WriteWindows" >> _parquet(f"{folder}/windows/", _WINDOWS)
+        | "WriteWindows" >> _parquet(f"{folder}/windows/run", _WINDOWS)
     )
     (
         failures
         | "Failures" >> beam.Map(_failure_row)
-        | "WriteFailures" >> _parquet(f"{folder}/failures/", _FAILURES)
+        | "WriteFailures" >> _parquet(f"{folder}/failures/run", _FAILURES)
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.catalog import Catalog, Run, label, make_catalog
+from tests.pipeline.shelf import Shelf, labelled_shelf, restored
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +43,13 @@ def two_workers(catalog, tiny_checkpoint, tmp_path_factory) -> Run:
         "--max_failure_rate=0",
         *reversed(catalog.inputs),
     )
+
+
+@pytest.fixture(scope="session")
+def labelled_once(tmp_path_factory, tiny_checkpoint) -> Shelf:
+    return labelled_shelf(tmp_path_factory.mktemp("shelf"), tiny_checkpoint)
+
+
+@pytest.fixture
+def shelf(labelled_once, tmp_path) -> Iterator[Shelf]:
+    yield from restored(labelled_once, tmp_path / "kept")

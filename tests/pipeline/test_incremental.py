@@ -2,84 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
-from collections import Counter
-from dataclasses import dataclass
+import re
 from pathlib import Path
 
-import pytest
+import duckdb
 
-from tests.audio_files import noise, sine, write_soundfile
-from tests.catalog import Run, label_here
+from tests.catalog import ROOT, Run
 from tests.checkpoints import make_checkpoint, tiny_front_end
-
-RATE_HZ = 22_050
-SECONDS = {"a": 1.0, "b": 3.0, "c": 5.0}  # one, two and three windows
-WINDOWS = {"a": 1, "b": 2, "c": 3}
-OF_A_ROW = ("uri", "track_id", "content_sha256", "label", "scores", "window_count")
-
-
-def write_track(path: Path, seed: int, seconds: float = 3.0, kind: str = "FLAC") -> Path:
-    sound = sine(seconds, RATE_HZ, 1, 150.0 * (seed + 1)) + noise(seconds, RATE_HZ, 1, seed)
-    return write_soundfile(path, sound, RATE_HZ, kind, "PCM_16")
-
-
-@dataclass
-class Shelf:
-    """A folder of music, and an output that has been labelled once."""
-
-    music: Path
-    output: Path
-    model: Path
-
-    def path(self, name: str) -> Path:
-        return self.music / name
-
-    def label(self, *options: str) -> Run:
-        run = label_here(self.output, f"--input={self.music}", f"--model={self.model}",
-                         "--precision=float32", *options)  # fmt: skip
-        assert run.status == 0
-        return run
-
-
-@pytest.fixture(scope="module")
-def labelled_once(tmp_path_factory, tiny_checkpoint) -> Shelf:
-    folder = tmp_path_factory.mktemp("shelf")
-    shelf = Shelf(folder / "music", folder / "out", tiny_checkpoint)
-    shelf.music.mkdir()
-    for seed, (name, seconds) in enumerate(SECONDS.items()):
-        write_track(shelf.path(f"{name}.flac"), seed, seconds)
-    shelf.path("broken.mp3").write_text("no sound at all")
-    shelf.label()
-    return shelf
-
-
-@pytest.fixture
-def shelf(labelled_once, tmp_path, tiny_checkpoint) -> Shelf:
-    """A copy of it in the same place: uris are absolute."""
-    kept = tmp_path / "kept"
-    shutil.copytree(labelled_once.output.parent, kept, copy_function=shutil.copy2)
-    yield labelled_once
-    shutil.rmtree(labelled_once.output.parent)
-    shutil.copytree(kept, labelled_once.output.parent, copy_function=shutil.copy2)
-
-
-def names(rows) -> list[str]:
-    return [Path(row["uri"]).name for row in rows]
-
-
-def counts(run: Run) -> dict[str, int]:
-    return {key: run.record["counts"][key] for key in ("listed", "labelled", "failed", "skipped")}
-
-
-def inferred(run: Run) -> int:
-    """Windows that went to the model."""
-    return run.record["stages"].get("RunInference", {}).get("elements_in", 0)
-
-
-def comparable(rows) -> list[dict]:
-    return [{name: row[name] for name in OF_A_ROW} for row in rows]
+from tests.pipeline.shelf import WINDOWS, comparable, counts, inferred, names, write_track
 
 
 def test_the_first_run_labels_everything(labelled_once):
@@ -212,99 +144,43 @@ def test_a_track_id_that_is_new_for_a_file_gets_its_row(shelf, tmp_path):
     assert counts(shelf.label())["skipped"] == 3  # a plain listing is content with any row
 
 
-def add_copies(shelf: Shelf) -> list[str]:
-    """Copies of a track, and one of the same size that is none."""
-    (shelf.music / "deep").mkdir()
-    copies = ["b.flac", "b copy.flac", "deep/b.flac", "deep/z.mp3"]
-    for name in copies[1:]:
-        shutil.copyfile(shelf.path("b.flac"), shelf.path(name))
-    return copies
-
-
-def test_copies_are_labelled_once_and_each_gets_its_rows(shelf, tmp_path):
-    copies = add_copies(shelf)
-    run = label_here(tmp_path / "new", f"--input={shelf.music}", f"--model={shelf.model}")
-    assert counts(run) == {"listed": 7, "labelled": 6, "failed": 1, "skipped": 0}
-    assert inferred(run) == sum(WINDOWS.values())
-    assert run.record["stages"]["Decode"]["elements_in"] == 4
-    for dataset, per_file in (("predictions", 1), ("windows", 2)):
-        rows = {name: [] for name in copies}
-        for row in run.rows(dataset):
-            name = os.path.relpath(row["uri"], shelf.music)
-            if name in rows:
-                own = ("uri", "modified_at", "labelled_at")
-                rows[name].append({key: value for key, value in row.items() if key not in own})
-        assert [len(rows[name]) for name in copies] == [per_file] * 4
-        assert all(rows[name] == rows["b.flac"] for name in copies)
-
-
-def check_reused(shelf: Shelf, run: Run, names_of_copies: list[str]) -> None:
-    """Rows of b.flac under other names and with their own run: nothing was inferred again."""
-    assert inferred(run) == 0
-    assert sorted(os.path.relpath(row["uri"], shelf.music) for row in run.newest["predictions"]) == (
-        sorted(names_of_copies)
-    )
-    own = ("uri", "modified_at", "labelled_at", "run_id")
-    for dataset in ("predictions", "windows"):
-        old = [row for row in run.rows(dataset) if row["uri"] == str(shelf.path("b.flac"))]
-        expected = [{k: v for k, v in row.items() if k not in own} for row in old]
-        assert expected
-        for name in names_of_copies:
-            new = [row for row in run.newest[dataset] if row["uri"] == str(shelf.path(name))]
-            assert [{k: v for k, v in row.items() if k not in own} for row in new] == expected
-            modified_us = shelf.path(name).stat().st_mtime_ns // 1000
-            for row in new if dataset == "predictions" else ():
-                assert round(row["modified_at"].timestamp() * 1e6) == modified_us
-
-
-def test_copies_of_a_known_file_get_its_rows_under_their_own_names(shelf):
-    copies = add_copies(shelf)
-    run = shelf.label()
-    assert counts(run) == {"listed": 7, "labelled": 3, "failed": 1, "skipped": 3}
-    check_reused(shelf, run, copies[1:])
-    assert counts(shelf.label())["skipped"] == 6
-
-
-def test_a_renamed_file_gets_its_rows_under_the_new_name(shelf):
-    content = shelf.path("b.flac").read_bytes()
-    shelf.path("renamed.flac").write_bytes(content)
-    shelf.path("b.flac").unlink()
-    run = shelf.label()
-    assert counts(run) == {"listed": 4, "labelled": 1, "failed": 1, "skipped": 2}
-    check_reused(shelf, run, ["renamed.flac"])
-
-
-def test_copies_are_labelled_where_the_known_rows_have_no_embeddings(shelf):
-    add_copies(shelf)
-    run = shelf.label("--embeddings")
-    assert counts(run) == {"listed": 7, "labelled": 6, "failed": 1, "skipped": 0}
-    assert inferred(run) == sum(WINDOWS.values())
-    assert all(len(row["embedding"]) == 32 for row in run.newest["predictions"])
-
-
-def test_files_that_differ_in_one_byte_in_the_middle_are_no_copies(shelf, tmp_path):
-    folder = tmp_path / "alike"
-    folder.mkdir()
-    content = bytearray(write_track(folder / "a.wav", 3, 20.0, "WAV").read_bytes())
-    content[len(content) // 4] ^= 0x40  # away from where files are probed
-    (folder / "b.wav").write_bytes(content)
-    run = label_here(tmp_path / "new", f"--input={folder}", f"--model={shelf.model}")
-    first, second = run.rows("predictions")
-    assert first["size_bytes"] == second["size_bytes"]
-    assert first["content_sha256"] != second["content_sha256"]
-    assert inferred(run) == 20
-
-
-def test_a_broken_file_and_its_copy_fail_both(shelf):
-    shutil.copyfile(shelf.path("broken.mp3"), shelf.path("broken too.mp3"))
-    run = shelf.label()
-    assert names(run.newest["failures"]) == ["broken too.mp3", "broken.mp3"]
-    assert Counter(row["reason"] for row in run.newest["failures"]) == {"not_audio": 2}
-
-
 def test_json_lines_hold_the_run_s_own_rows(shelf):
     write_track(shelf.path("d.flac"), 8)
     run = shelf.label("--format=json")
     lines = (shelf.output / "json" / f"{run.record['run_id']}.jsonl").read_text().splitlines()
     assert len(lines) == 1
     assert '"label": ' in lines[0]
+
+
+def latest_views(output: Path) -> duckdb.DuckDBPyConnection:
+    """A connection with the views of docs/output.md."""
+    connection = duckdb.connect()
+    text = (ROOT / "docs/output.md").read_text(encoding="utf-8")
+    views = re.findall(r"```sql\n(CREATE VIEW .*?)```", text, re.DOTALL)
+    assert len(views) == 3
+    for view in views:
+        connection.execute(view.replace("OUTPUT", str(output)))
+    return connection
+
+
+def test_the_views_of_the_documentation_over_several_runs(shelf):
+    write_track(shelf.path("b.flac"), 7, 5.0)  # three windows now
+    shelf.path("too.mp3").write_text("no sound either")
+    shelf.label()
+    write_track(shelf.path("broken.mp3"), 9)
+    shelf.label("--relabel")
+    shelf.path("c.flac").unlink()
+    run = shelf.label()
+    with contextlib.closing(latest_views(shelf.output)) as views:
+        latest = views.execute(
+            "SELECT uri, run_id, window_count FROM latest ORDER BY uri"
+        ).fetchall()
+        windows = views.execute("SELECT uri, count(*) FROM latest_windows GROUP BY ALL").fetchall()
+        failed = views.execute("SELECT uri, run_id FROM latest_failures").fetchall()
+    relabelled = run.records[-2]["run_id"]
+    assert [(Path(uri).name, run_id, count) for uri, run_id, count in latest] == [
+        ("a.flac", relabelled, 1), ("b.flac", relabelled, 3), ("broken.mp3", relabelled, 2),
+        ("c.flac", relabelled, 3),
+    ]  # fmt: skip
+    assert dict(windows) == {uri: count for uri, _, count in latest}
+    assert failed == [(str(shelf.path("too.mp3")), run.record["run_id"])]

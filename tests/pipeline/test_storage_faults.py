@@ -169,9 +169,7 @@ def test_a_file_in_the_way_is_a_wrong_call(options, tmp_path, capsys):
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("name", ["predictions", "windows", "failures", "journal"])
-def test_a_file_in_the_way_of_a_dataset_stops_the_run(
-    options, undisturbed, tmp_path, capsys, name
-):
+def test_a_file_in_the_way_of_a_dataset_stops_the_run(options, undisturbed, tmp_path, capsys, name):
     output = tmp_path / "out"
     output.mkdir()
     (output / name).write_text("in the way")
