@@ -32,26 +32,29 @@ def start(options: list[str], output: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def durable(output: Path) -> list[dt.datetime]:
-    """When each journalled track was finished."""
+def durable(output: Path, before: set[str]) -> list[dt.datetime]:
+    """When each track was finished that a run journalled which was not there ``before``."""
     times: list[dt.datetime] = []
     for path in output.glob("journal/*/tracks-*.parquet"):
+        if path.parent.name in before:
+            continue
         times += pq.read_table(path, columns=["labelled_at"])["labelled_at"].to_pylist()
     return times
 
 
 def kill_once(options: list[str], output: Path, after_s: float) -> tuple[float, int] | None:
     """Kill a run ``after_s`` after its first durable row; (seconds lost, durable rows)."""
+    before = {path.name for path in output.glob("journal/*")}
     process = start(options, output)
     first: float | None = None
     while process.poll() is None:
-        if first is None and durable(output):
+        if first is None and durable(output, before):
             first = time.monotonic()
         if first is not None and time.monotonic() >= first + after_s:
             os.killpg(process.pid, signal.SIGKILL)
             killed_at = dt.datetime.now(dt.timezone.utc)
             process.wait()
-            times = durable(output)
+            times = durable(output, before)
             return (killed_at - max(times)).total_seconds(), len(times)
         time.sleep(0.05)
     return None
