@@ -66,7 +66,7 @@ class LabelJob:
     def known(self) -> KnownRows | None:
         """Which rows of earlier runs make labelling needless."""
         config = self.config
-        if config.relabel:
+        if config.relabel and not self.resumed_runs:
             return None
         return KnownRows(
             output=config.output,
@@ -76,6 +76,7 @@ class LabelJob:
             embeddings=config.embeddings,
             resumed_runs=self.resumed_runs,
             by_version=config.verify == "version",
+            resumed_only=config.relabel,
         )
 
 
@@ -85,7 +86,13 @@ def build_pipeline(pipeline: beam.Pipeline, job: LabelJob) -> None:
     read = (
         pipeline
         | "Inputs" >> beam.Create(list(inputs), reshuffle=False)
-        | ReadFiles(job.config.root, job.known, job.journal, one_input=len(inputs) == 1)
+        | ReadFiles(
+            job.config.root,
+            job.known,
+            job.journal,
+            one_input=len(inputs) == 1,
+            output=job.config.output,
+        )
     )
     labelled = _label_windows(read["tracks"], job)
     rolled_up = labelled["predictions"] | RollUp(_label_rule(job), job.provenance)

@@ -21,19 +21,18 @@ from pipeline.graph import LabelJob, build_pipeline
 from pipeline.options import LabelConfig
 from pipeline.program import EXIT_DONE, EXIT_TOO_MANY_FAILURES
 from pipeline.progress import Progress
-from pipeline.recovery import recover
+from pipeline.recovery import forget, recover, remove_journal
 from pipeline.runner import Interrupts, beam_options, check_runner, make_runner, threads_per_worker
 from transforms import errors
 from transforms.audio.sandbox import DecoderLimits
 from transforms.books import Books, read_books
 from transforms.errors import CatalogError, StorageError, UsageError
 from transforms.journal import commit_count, count_rows
-from transforms.manifest import carried_schema, is_local, is_manifest
+from transforms.manifest import carried_schema, file_uri_path, is_local, is_manifest
 from transforms.models.checkpoint import Checkpoint, load_checkpoint
 from transforms.models.vit import Device, Precision, resolve_device, resolve_precision
 from transforms.read import check_inputs
 from transforms.rollup import Provenance
-from transforms.storage.durable import delete_tree
 from transforms.storage.lock import locked
 
 
@@ -45,6 +44,8 @@ def prepare(config: LabelConfig) -> LabelJob:
     UsageError
         In one line, what is wrong and what to do.
     """
+    if (named := file_uri_path(config.output)) is not None:
+        config = dataclasses.replace(config, output=named)
     FileSystems.set_options(beam_options(config))
     check_runner(config.runner)
     checkpoint = load_checkpoint(
@@ -171,6 +172,7 @@ def execute(job: LabelJob) -> Books:
 
     commit_count(job.journal, "listed", 0)  # lets the next run find one that is killed right away
     record("running", books=None, timings={})
+    forget(job.config.output, job.provenance.run_id)
     try:
         result = _run_graph(job)
     except BaseException as error:
@@ -184,7 +186,7 @@ def execute(job: LabelJob) -> Books:
         raise
     books = read_books(job.books_path)
     record("done", books=books, timings=run_record.stage_timings(result))
-    delete_tree(job.journal)
+    remove_journal(job.journal)
     return books
 
 

@@ -148,7 +148,7 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         "--format",
         choices=("parquet", "json"),
         default="parquet",
-        help="json: one JSON Lines file beside the Parquet (default: %(default)s)",
+        help="json: this run's rows in one JSON Lines file too (default: %(default)s)",
     )
 
 

@@ -14,6 +14,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from transforms.storage.retry import is_storage_error
+
 _BAR_INTERVAL_S, _LINES_INTERVAL_S = 0.5, 10.0
 
 
@@ -62,12 +64,20 @@ class Progress(AbstractContextManager["Progress"]):
             dynamic_ncols=True,
         ) as bar:
             while not self._stop.wait(interval_s):
+                started = time.monotonic()
                 self._update(bar)
+                # A journal of many segments takes a while to list: never most of the time.
+                interval_s = max(interval_s, 10 * (time.monotonic() - started))
             if self._style == "bar":
                 self._update(bar)
 
     def _update(self, bar: tqdm) -> None:
-        counts = self._count()
+        try:
+            counts = self._count()
+        except Exception as error:
+            if not is_storage_error(error):
+                raise
+            return  # the next look may find it
         failed, skipped = counts.get("failures", 0), counts.get("skipped", 0)
         done = counts.get("tracks", 0) + counts.get("copies", 0) + failed
         total = counts.get("listed", 0) - skipped

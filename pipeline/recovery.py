@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +12,30 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline.run_record import write_json
 from transforms.books import FAILED, LABELLED, to_books
+from transforms.errors import StorageError
 from transforms.manifest import is_local
 from transforms.storage.dataset import Target
 from transforms.storage.durable import delete_tree, read_file
 from transforms.storage.publish import publish_journal
+from transforms.storage.retry import retried
 
 DONE, RECOVERED = "done", "recovered"
 
 
-def recover(output: str, *, json_lines: bool) -> tuple[str, ...]:
-    """Publish the journals that earlier runs left, and remove them.
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 
-    To be called under the output's lock. May itself be interrupted and repeated.
+
+def recover(output: str, *, json_lines: bool) -> tuple[str, ...]:
+    """Publish the journals that earlier runs left.
+
+    To be called under the output's lock. May itself be interrupted and repeated. The journals stay
+    until :func:`forget` is told that the next run's record names the runs that it goes on with.
 
     Parameters
     ----------
     output : str
     json_lines : bool
-        Whether the predictions go to OUTPUT/json as well.
+        Whether the predictions go to OUTPUT/json as well; they do where the earlier run said so.
 
     Returns
     -------
@@ -44,7 +52,8 @@ def recover(output: str, *, json_lines: bool) -> tuple[str, ...]:
         record_path = f"{output}/runs/{run_id}.json"
         record = _read_record(record_path)
         if record.get("status") not in (DONE, RECOVERED):
-            target = Target(output, run_id, json_lines)
+            asked = record.get("config", {}).get("format") == "json"
+            target = Target(output, run_id, json_lines or asked)
             counts = publish_journal(f"{output}/journal/{run_id}", target)
             books = to_books(counts.items())
             record |= {
@@ -57,18 +66,34 @@ def recover(output: str, *, json_lines: bool) -> tuple[str, ...]:
             write_json(record_path, record)
         if record["status"] == RECOVERED:
             resumed += [run_id, *record.get("resumed_runs", ())]
-        delete_tree(f"{output}/journal/{run_id}")
     return tuple(dict.fromkeys(resumed))
+
+
+def forget(output: str, but: str) -> None:
+    """Remove all journals but that of one run; what cannot be removed only costs room."""
+    for run_id in _journals(output):
+        if run_id != but:
+            remove_journal(f"{output}/journal/{run_id}")
+
+
+def remove_journal(folder: str) -> None:
+    """Remove a journal whose rows are published."""
+    try:
+        delete_tree(folder)
+    except StorageError as error:
+        print(f"a journal that is not needed any more is left: {error}", file=sys.stderr)
 
 
 def _journals(output: str) -> list[str]:
     """Run ids of the journals under an output folder, oldest first."""
     folder = f"{output}/journal"
     if is_local(folder):
-        return sorted(path.name for path in Path(folder).glob("*") if path.is_dir())
-    (found,) = FileSystems.match([f"{folder}/**"])
-    inside = (metadata.path.removeprefix(f"{folder}/") for metadata in found.metadata_list)
-    return sorted({path.partition("/")[0] for path in inside if "/" in path})
+        names = {path.name for path in Path(folder).glob("*") if path.is_dir()}
+    else:
+        (found,) = retried(folder, lambda: FileSystems.match([f"{folder}/**"]))
+        inside = (metadata.path.removeprefix(f"{folder}/") for metadata in found.metadata_list)
+        names = {path.partition("/")[0] for path in inside if "/" in path}
+    return sorted(name for name in names if _RUN_ID.fullmatch(name))  # others are not ours
 
 
 def _read_record(path: str) -> dict[str, Any]:

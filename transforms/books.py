@@ -46,8 +46,9 @@ class Books:
 
     @property
     def failure_rate(self) -> float:
-        """Share of the inputs that failed, 0 to 1."""
-        return self.failed / self.listed if self.listed else 0.0
+        """Share of the inputs that failed, in this run or one that it goes on with, 0 to 1."""
+        failed = self.failed + self.skipped_by_outcome.get(FAILED, 0)
+        return failed / self.listed if self.listed else 0.0
 
 
 def to_books(counts: Iterable[Count]) -> Books:

@@ -26,7 +26,6 @@ import pyarrow.parquet as pq
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.errors import StorageError
 from transforms.storage.durable import commit, list_folder, read_file
 
 Kind = Literal["tracks", "copies", "failures", "listed", "skipped"]
@@ -106,7 +105,7 @@ class SegmentBuffer(Generic[T]):
         self._records: list[T] = []
         self._windows = 0
         self._paths: list[str] = []  # committed, not handed out yet
-        self._error: StorageError | None = None  # of the thread
+        self._error: Exception | None = None  # of the thread
         self._interval_s = _FIRST_FLUSH_S
         self._due = clock() + self._interval_s
         self._closed = threading.Event()
@@ -124,7 +123,7 @@ class SegmentBuffer(Generic[T]):
         while not self._closed.wait(timeout=_FIRST_FLUSH_S):
             try:
                 self.commit_if_due()
-            except StorageError as error:
+            except Exception as error:
                 self._error = error  # for the next call in the worker's own thread
                 return
 
@@ -165,8 +164,8 @@ class SegmentBuffer(Generic[T]):
     def _commit_records(self) -> None:
         if self._records:
             self._paths.append(self._commit(self._records))
+            self._interval_s = min(2 * self._interval_s, _MAX_FLUSH_S)
         self._records, self._windows = [], 0
-        self._interval_s = min(2 * self._interval_s, _MAX_FLUSH_S)
         self._due = self._clock() + self._interval_s
 
 

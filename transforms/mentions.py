@@ -7,6 +7,7 @@ import datetime as dt
 import itertools
 import json
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from transforms.fetch import probe
 from transforms.listing import Listed, look_up, match
 from transforms.manifest import is_local, is_manifest, read_manifest
 from transforms.records import Listing, Track
+from transforms.storage.dataset import DATASETS
 from transforms.storage.known import Known
 
 _THREADS = 16  # for what waits on storage
@@ -44,10 +46,13 @@ class Mention(NamedTuple):
         return Listing(self.track_id, self.columns)
 
 
-def list_mentions(path: str, root: str | None) -> Iterator[Mention]:
-    """All that one input names, in its order."""
+def list_mentions(path: str, root: str | None, output: str | None = None) -> Iterator[Mention]:
+    """All that one input names, in its order; a glob or folder names nothing of the ``output``."""
     if not is_manifest(path):
+        own = own_folders(output)
         for listed in match(path):
+            if listed.path.startswith(own):
+                continue
             uri = printable(listed.path)
             valid_name = uri == listed.path
             yield Mention(uri, listed.size_bytes, listed.modified_us, valid_name=valid_name)
@@ -65,6 +70,14 @@ def list_mentions(path: str, root: str | None) -> Iterator[Mention]:
                     listing.track_id,
                     listing.columns,
                 )
+
+
+def own_folders(output: str | None) -> tuple[str, ...]:
+    """What a run writes under its output, which may lie inside an input."""
+    if output is None:
+        return ()
+    folder = os.path.abspath(output) if is_local(output) else output
+    return tuple(f"{folder}/{name}/" for name in (*DATASETS, "journal", "json", "runs"))
 
 
 def _look_up_all(uris: Sequence[str], pool: ThreadPoolExecutor) -> Iterable[Listed]:

@@ -103,8 +103,9 @@ class _Sieve:
 class _ListDoFn(beam.DoFn):  # type: ignore[misc]
     """An input to (bucket, mentions) pairs, as plain tuples: Beam encodes these without pickle."""
 
-    def __init__(self, root: str | None, sieve: _Sieve) -> None:
+    def __init__(self, root: str | None, output: str | None, sieve: _Sieve) -> None:
         self._root = root
+        self._output = output
         self._sieve = sieve
         self._duplicates = Metrics.counter(STAGE, DUPLICATES_METRIC)
 
@@ -113,7 +114,7 @@ class _ListDoFn(beam.DoFn):  # type: ignore[misc]
 
     def process(self, path: str) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
         chunks: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
-        for mention in list_mentions(path, self._root):
+        for mention in list_mentions(path, self._root, self._output):
             if self._is_known(mention):
                 continue
             chunk = chunks[bucket := _bucket(mention.uri)]
@@ -123,7 +124,8 @@ class _ListDoFn(beam.DoFn):  # type: ignore[misc]
         yield from chunks.items()
 
     def _is_known(self, mention: Mention) -> bool:
-        if self._sieve.known is None or not mention.valid_name:
+        distinct = mention.track_id is not None or not mention.columns
+        if self._sieve.known is None or not mention.valid_name or not distinct:
             return False
         track = merge(mention.uri, [mention])
         outcome, first = self._sieve.known.first_outcome(track, mention.listing)
@@ -207,18 +209,21 @@ class ReadFiles(beam.PTransform):  # type: ignore[misc]
     one_input : bool
         Whether there is but one input. No other can add to what it says of a file, so that what
         is known is left out in front of the shuffle.
+    output : str, optional
+        The run's output folder, none of whose own files are inputs.
     """
 
     root: str | None = None
     known: KnownRows | None = None
     journal: str | None = None
     one_input: bool = False
+    output: str | None = None
 
     def expand(self, inputs: beam.PCollection) -> dict[str, beam.PCollection]:
         in_front = _Sieve(self.known if self.one_input else None, self.journal)
-        listed = inputs | "List" >> beam.ParDo(_ListDoFn(self.root, in_front)).with_outputs(
-            COUNTS, main="mentions"
-        )
+        listed = inputs | "List" >> beam.ParDo(
+            _ListDoFn(self.root, self.output, in_front)
+        ).with_outputs(COUNTS, main="mentions")
         merged = (
             listed["mentions"]
             | "ByUri" >> beam.GroupByKey()

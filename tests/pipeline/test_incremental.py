@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from pathlib import Path
 
 import duckdb
 
-from tests.catalog import ROOT, Run
+from tests.catalog import ROOT, Run, label_here
 from tests.checkpoints import make_checkpoint, tiny_front_end
 from tests.pipeline.shelf import WINDOWS, comparable, counts, inferred, names, write_track
 
@@ -184,3 +185,25 @@ def test_the_views_of_the_documentation_over_several_runs(shelf):
     ]  # fmt: skip
     assert dict(windows) == {uri: count for uri, _, count in latest}
     assert failed == [(str(shelf.path("too.mp3")), run.record["run_id"])]
+
+
+def test_bytes_that_come_back_are_the_newest_row_again(shelf):
+    path, kept = shelf.path("b.flac"), shelf.output.parent / "kept"
+    shutil.copy2(path, kept)
+    first = shelf.label("--relabel")
+    write_track(path, 9)
+    shelf.label()
+    shutil.copy2(kept, path)
+    run = shelf.label()
+    assert counts(run)["labelled"] == 1 and inferred(run) == 0
+    (newest,) = run.newest["predictions"]
+    (before,) = [row for row in first.newest["predictions"] if row["uri"] == str(path)]
+    assert comparable([newest]) == comparable([before])
+    assert counts(shelf.label())["skipped"] == 3
+
+
+def test_an_output_inside_the_input_is_no_input(shelf):
+    output = shelf.music / "labels"
+    for _ in range(2):
+        run = label_here(output, f"--input={shelf.music}", f"--model={shelf.model}")
+        assert run.record["counts"]["listed"] == 4

@@ -11,15 +11,22 @@ from pathlib import Path
 import pytest
 
 from pipeline import recovery
-from pipeline.recovery import recover
 from tests.catalog import Run
 from transforms.errors import StorageError
 from transforms.journal import commit_count, commit_segment
 from transforms.records import FailureRow, PredictionRow, journal_schema, row_dict, schema_of
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc)
+R0, R1, R2, R3 = (f"20260101T00000{number}Z-00000{number}" for number in range(4))
 LABELS = ("pop", "rock")
 SCHEMA = schema_of(PredictionRow, labels=LABELS)
+
+
+def recover(output: str, *, json_lines: bool) -> tuple[str, ...]:
+    """As a run does it: the journals go when its own record names the runs."""
+    resumed = recovery.recover(output, json_lines=json_lines)
+    recovery.forget(output, but="")
+    return resumed
 
 
 def track(name: str, run_id: str, windows: int = 2, listing: int = 0) -> dict:
@@ -68,8 +75,8 @@ def files(output: Path) -> dict[str, bytes]:
 @pytest.fixture
 def killed(tmp_path) -> Path:
     """A run that was killed after two tracks and a failure."""
-    journal(tmp_path, "r1", [track("a", "r1"), track("b", "r1", 3)], [failure("c", "r1")])
-    record(tmp_path, "r1", "running", config={"top_k": 5})
+    journal(tmp_path, R1, [track("a", R1), track("b", R1, 3)], [failure("c", R1)])
+    record(tmp_path, R1, "running", config={"top_k": 5})
     return tmp_path
 
 
@@ -80,7 +87,7 @@ def test_where_nothing_was_killed_nothing_happens(tmp_path):
 
 
 def test_what_a_killed_run_finished_is_published(killed):
-    assert recover(str(killed), json_lines=False) == ("r1",)
+    assert recover(str(killed), json_lines=False) == (R1,)
     run = Run(killed, 0, "", "")
     assert [row["uri"] for row in run.rows("predictions")] == ["a", "b"]
     assert [(row["uri"], row["window_index"]) for row in run.rows("windows")] == [
@@ -95,9 +102,9 @@ def test_its_record_says_so_and_keeps_the_rest(killed):
     recover(str(killed), json_lines=False)
     found = Run(killed, 0, "", "").record
     assert found == {
-        "run_id": "r1",
+        "run_id": R1,
         "status": "recovered",
-        "started_at": "r1",
+        "started_at": R1,
         "config": {"top_k": 5},
         "counts": {
             "labelled": 2,
@@ -109,15 +116,15 @@ def test_its_record_says_so_and_keeps_the_rest(killed):
 
 
 def test_a_run_without_a_record_gets_one(killed):
-    (killed / "runs/r1.json").unlink()
-    assert recover(str(killed), json_lines=False) == ("r1",)
+    (killed / f"runs/{R1}.json").unlink()
+    assert recover(str(killed), json_lines=False) == (R1,)
     found = Run(killed, 0, "", "").record
-    assert (found["run_id"], found["status"]) == ("r1", "recovered")
+    assert (found["run_id"], found["status"]) == (R1, "recovered")
 
 
 def test_json_lines_where_they_are_asked_for(killed):
     recover(str(killed), json_lines=True)
-    lines = (killed / "json/r1.jsonl").read_text().splitlines()
+    lines = (killed / f"json/{R1}.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["uri"] for line in lines) == ["a", "b"]
 
 
@@ -134,17 +141,17 @@ def test_a_recovery_that_was_killed_before_it_removed_the_journal(killed, tmp_pa
     recover(str(killed), json_lines=False)
     before = files(killed / "predictions")
     shutil.move(kept, killed / "journal" / "x")
-    (killed / "journal/x/r1").rename(killed / "journal/r1")
+    (killed / f"journal/x/{R1}").rename(killed / f"journal/{R1}")
     (killed / "journal/x").rmdir()
-    assert recover(str(killed), json_lines=False) == ("r1",)
+    assert recover(str(killed), json_lines=False) == (R1,)
     assert files(killed / "predictions") == before
     assert list(killed.glob("journal/*")) == []
 
 
 def test_half_a_dataset_of_its_own_is_written_anew_and_others_stay(killed):
     (killed / "predictions").mkdir()
-    (killed / "predictions/r1-00000.parquet").write_bytes(b"half")
-    (killed / "predictions/r1-00001.parquet").write_bytes(b"half")
+    (killed / f"predictions/{R1}-00000.parquet").write_bytes(b"half")
+    (killed / f"predictions/{R1}-00001.parquet").write_bytes(b"half")
     (killed / "predictions/r10-00000.parquet").write_bytes(b"of another run")
     recover(str(killed), json_lines=False)
     other = killed / "predictions/r10-00000.parquet"
@@ -154,7 +161,7 @@ def test_half_a_dataset_of_its_own_is_written_anew_and_others_stay(killed):
 
 
 def test_a_run_that_was_done_is_not_published_again(killed):
-    record(killed, "r1", "done")
+    record(killed, R1, "done")
     assert recover(str(killed), json_lines=False) == ()
     assert not (killed / "predictions").exists()
     assert list(killed.glob("journal/*")) == []
@@ -163,24 +170,24 @@ def test_a_run_that_was_done_is_not_published_again(killed):
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "running"])
 def test_runs_that_ended_badly_are_gone_on_with(killed, status):
-    record(killed, "r1", status)
-    assert recover(str(killed), json_lines=False) == ("r1",)
+    record(killed, R1, status)
+    assert recover(str(killed), json_lines=False) == (R1,)
     assert len(Run(killed, 0, "", "").rows("predictions")) == 2
 
 
 def test_a_chain_of_killed_runs_is_handed_on(killed):
     """r2 went on with r0, which has nothing left to publish."""
-    journal(killed, "r2", [track("d", "r2")])
-    record(killed, "r2", "running", resumed_runs=["r0"])
-    assert recover(str(killed), json_lines=False) == ("r1", "r2", "r0")
+    journal(killed, R2, [track("d", R2)])
+    record(killed, R2, "running", resumed_runs=[R0])
+    assert recover(str(killed), json_lines=False) == (R1, R2, R0)
     run = Run(killed, 0, "", "")
     assert [(row["uri"], row["run_id"]) for row in run.rows("predictions")] == [
-        ("a", "r1"), ("b", "r1"), ("d", "r2")
+        ("a", R1), ("b", R1), ("d", R2)
     ]  # fmt: skip
 
 
 def test_a_row_that_a_bundle_journalled_twice_is_published_once(killed):
-    journal(killed, "r1", [track("a", "r1")], [failure("c", "r1"), failure("a", "r1")])
+    journal(killed, R1, [track("a", R1)], [failure("c", R1), failure("a", R1)])
     recover(str(killed), json_lines=False)
     run = Run(killed, 0, "", "")
     assert [row["uri"] for row in run.rows("predictions")] == ["a", "b"]
@@ -189,15 +196,15 @@ def test_a_row_that_a_bundle_journalled_twice_is_published_once(killed):
 
 
 def test_an_empty_journal_of_a_run_that_was_killed_at_once(tmp_path):
-    journal(tmp_path, "r1")
-    record(tmp_path, "r1", "running")
-    assert recover(str(tmp_path), json_lines=False) == ("r1",)
+    journal(tmp_path, R1)
+    record(tmp_path, R1, "running")
+    assert recover(str(tmp_path), json_lines=False) == (R1,)
     assert Run(tmp_path, 0, "", "").record["counts"]["labelled"] == 0
     assert not (tmp_path / "predictions").exists()
 
 
 def test_drafts_in_the_journal_are_no_segments(killed):
-    (killed / "journal/r1/.tracks-000009-abc.parquet.tmp").write_bytes(b"half")
+    (killed / f"journal/{R1}/.tracks-000009-abc.parquet.tmp").write_bytes(b"half")
     recover(str(killed), json_lines=False)
     assert len(Run(killed, 0, "", "").rows("predictions")) == 2
     assert list(killed.glob("journal/*")) == []
@@ -213,11 +220,42 @@ def test_a_journal_that_cannot_be_published_stays(killed, monkeypatch):
         with pytest.raises(StorageError, match="no room"):
             recover(str(killed), json_lines=False)
     assert files(killed) == before
-    assert recover(str(killed), json_lines=False) == ("r1",)
+    assert recover(str(killed), json_lines=False) == (R1,)
 
 
 def test_rows_are_those_of_the_journal_column_by_column(killed):
     recover(str(killed), json_lines=False)
     row = Run(killed, 0, "", "").rows("predictions")[0]
-    expected = track("a", "r1")
+    expected = track("a", R1)
     assert row == {field.name: expected[field.name] for field in dataclasses.fields(PredictionRow)}
+
+
+def test_a_run_that_is_killed_before_its_record_loses_nothing(killed):
+    assert recovery.recover(str(killed), json_lines=False) == (R1,)
+    before = files(killed)
+    assert recovery.recover(str(killed), json_lines=False) == (R1,)
+    assert files(killed) == before
+
+
+def test_what_is_no_journal_stays(killed):
+    diary = killed / "journal" / "diary" / "day.txt"
+    diary.parent.mkdir()
+    diary.write_text("not ours")
+    assert recover(str(killed), json_lines=False) == (R1,)
+    assert [path for path in (killed / "journal").rglob("*") if path.is_file()] == [diary]
+    assert sorted(path.name for path in (killed / "runs").iterdir()) == [f"{R1}.json"]
+
+
+def test_a_journal_that_cannot_be_removed_is_told(killed, monkeypatch, capsys):
+    def refuse(_folder):
+        raise StorageError("no")
+
+    monkeypatch.setattr(recovery, "delete_tree", refuse)
+    assert recover(str(killed), json_lines=False) == (R1,)
+    assert "is left: no" in capsys.readouterr().err
+
+
+def test_json_lines_where_the_killed_run_wrote_them(killed):
+    record(killed, R1, "running", config={"format": "json"})
+    recover(str(killed), json_lines=False)
+    assert (killed / "json" / f"{R1}.jsonl").exists()

@@ -97,3 +97,8 @@ def test_check_refuses(outcomes):
 @pytest.mark.parametrize(("listed", "failed", "rate"), [(4, 1, 0.25), (0, 0, 0.0), (3, 3, 1.0)])
 def test_failure_rate(listed, failed, rate):
     assert Books(listed, listed - failed, failed, 0).failure_rate == rate
+
+
+def test_what_failed_before_a_run_was_killed_is_a_failure_of_the_one_that_goes_on():
+    books = Books(8, 4, 1, 3, skipped_by_outcome={"labelled": 2, "failed": 1})
+    assert books.failure_rate == 0.25

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from apache_beam.io.filesystems import FileSystems
 from transforms.manifest import is_local
 from transforms.storage.durable import committed, delete_files, list_folder
 from transforms.storage.json_lines import to_json_line
+from transforms.storage.retry import retried
 
 DATASETS = ("predictions", "windows", "failures")
+
+_LOGGER = logging.getLogger(__name__)
 
 _GROUP_ROWS = 20_000
 _GROUP_BYTES = 64 << 20
@@ -54,13 +58,21 @@ def list_dataset(output: str, name: str) -> list[str]:
 def read_batches(
     path: str, rows: int, columns: list[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Read one file of a dataset, some rows at a time."""
-    with ExitStack() as stack:
-        source: Any = path
-        if not is_local(path):
-            stream = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-            source = stack.enter_context(stream)
-        file = stack.enter_context(pq.ParquetFile(source))
+    """Read one file of a dataset, some rows at a time.
+
+    A file without one of the columns is not of this version, or not of this project: it is passed
+    over with a warning.
+    """
+
+    def open_file() -> Any:
+        if is_local(path):
+            return Path(path).open("rb")
+        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
+    with retried(path, open_file) as source, pq.ParquetFile(source) as file:
+        if missing := sorted(set(columns or ()) - set(file.schema_arrow.names)):
+            _LOGGER.warning("%s is passed over: it has no column %s", path, missing[0])
+            return
         yield from file.iter_batches(rows, columns=columns)
 
 

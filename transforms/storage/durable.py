@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -124,24 +125,28 @@ def read_file(path: str) -> bytes:
 def list_folder(folder: str) -> list[str]:
     """Paths of the files right in a folder, by name; none if there is no such folder."""
     if is_local(folder):
-        return sorted(str(path) for path in Path(folder).glob("*") if path.is_file())
-    (found,) = FileSystems.match([f"{folder}/*"])
+        if not Path(folder).is_dir():
+            return []
+        with os.scandir(folder) as entries:
+            return sorted(entry.path for entry in entries if entry.is_file())
+    (found,) = retried(folder, lambda: FileSystems.match([f"{folder}/*"]))
     return sorted(metadata.path for metadata in found.metadata_list)
 
 
 def delete_files(paths: list[str]) -> None:
     """Delete files; those that are gone already are no error."""
     for path in paths:
-        if is_local(path):
-            Path(path).unlink(missing_ok=True)
-        else:
-            FileSystems.delete([path])
+        with _storage_errors(path):
+            if is_local(path):
+                Path(path).unlink(missing_ok=True)
+            else:
+                retried(path, functools.partial(FileSystems.delete, [path]))
 
 
 def delete_tree(folder: str) -> None:
     """Delete a folder and all below it, or what there is of it."""
-    if is_local(folder):
-        if Path(folder).exists():
+    with _storage_errors(folder):
+        if not is_local(folder):  # the closing / says that all below it is meant
+            retried(folder, lambda: FileSystems.delete([f"{folder}/"]))
+        elif Path(folder).exists():
             shutil.rmtree(folder)
-    else:  # on object stores the closing / says that all below it is meant
-        FileSystems.delete([f"{folder}/"])

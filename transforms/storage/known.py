@@ -1,8 +1,8 @@
 """What earlier runs have labelled: the files that a run need not touch again.
 
-Known are the listings that have a row by the same model and front end. Each is kept as digests of
-16 bytes, so that a million of them take some 48 MB, less than one row group of the predictions;
-these themselves are read in batches.
+Known are the listings whose newest row by the same model and front end is of the same file, and
+which have not failed since. Each is kept as digests of 16 bytes, so that a million of them take
+some 48 MB, less than one row group of the predictions; these themselves are read in batches.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,8 @@ class KnownRows:
         Interrupted runs that this one goes on with: what failed there counts as well.
     by_version : bool
         Whether an unchanged size and modification time are enough; else only equal bytes are.
+    resumed_only : bool
+        Whether only rows of the ``resumed_runs`` count.
     """
 
     output: str
@@ -58,6 +60,7 @@ class KnownRows:
     embeddings: bool = False
     resumed_runs: tuple[str, ...] = ()
     by_version: bool = True
+    resumed_only: bool = False
 
 
 def _digest(*parts: object) -> bytes:
@@ -160,37 +163,108 @@ def load_known(rows: KnownRows) -> Known:
     OSError, pyarrow.ArrowInvalid
         If one of their files cannot be read.
     """
-    labelled, failed = [_no_digests()], [_no_digests()]
-    for path in list_dataset(rows.output, "predictions"):
-        labelled += [
-            _labelled_keys(batch, rows) for batch in _batches(path, "content_sha256", rows)
-        ]
+    newest, contents, failed = _Newest(), [_no_digests()], [_no_digests()]
+    for path in _files(rows, "predictions"):
+        for batch in _batches(path, ["content_sha256", "labelled_at"], rows):
+            contents.append(_digests(map(bytes_key, batch["content_sha256"].to_pylist())))
+            newest.add_labelled(batch, rows.by_version)
     of_resumed = tuple(f"{run_id}-" for run_id in rows.resumed_runs)
-    for path in list_dataset(rows.output, "failures") if of_resumed else ():
-        if path.rpartition("/")[2].startswith(of_resumed):
-            failed += [_failed_keys(batch) for batch in _batches(path, "reason", rows)]
-    return Known(
-        np.unique(np.concatenate(labelled)), np.unique(np.concatenate(failed)), rows.by_version
-    )
+    for path in _files(rows, "failures"):
+        for batch in _batches(path, ["failed_at"], rows):
+            newest.add_failed(batch)
+            if path.rpartition("/")[2].startswith(of_resumed):
+                failed.append(_failed_keys(batch))
+    labelled = np.concatenate([*contents, newest.keys()])
+    return Known(np.unique(labelled), np.unique(np.concatenate(failed)), rows.by_version)
+
+
+class _Newest:
+    """Keys of the rows that are the newest of their listing, and are no failures."""
+
+    def __init__(self) -> None:
+        self._listings, self._keys = [_no_digests()], [_no_digests()]
+        self._times = [np.array([], dtype=np.int64)]
+
+    def add_labelled(self, batch: pa.RecordBatch, by_version: bool) -> None:
+        """Add predictions, each under its listing and under its file."""
+        listings, keys, times = [], [], []
+        rows = zip(
+            _versions(batch), batch["content_sha256"].to_pylist(), _microseconds(batch[-1]),
+            strict=True,
+        )  # fmt: skip
+        for (uri, size, modified, track_id), sha, time_us in rows:
+            for own in ((), (track_id,)) if track_id is not None else ((),):
+                made = [content_key(uri, sha, *own)]
+                if by_version and modified is not None:
+                    made.append(version_key(uri, size, modified, *own))
+                keys += made
+                listings += [_digest("listing", uri, *own)] * len(made)
+                times += [time_us] * len(made)
+        self._add(listings, keys, times)
+
+    def add_failed(self, batch: pa.RecordBatch) -> None:
+        """Add failures, whose keys are none."""
+        listings, times = [], []
+        for (uri, _, _, track_id), time_us in zip(
+            _versions(batch), _microseconds(batch[-1]), strict=True
+        ):
+            for own in ((), (track_id,)) if track_id is not None else ((),):
+                listings.append(_digest("listing", uri, *own))
+                times.append(time_us)
+        self._add(listings, [b""] * len(listings), times)
+
+    def _add(self, listings: list[bytes], keys: list[bytes], times: list[int]) -> None:
+        self._listings.append(_digests(listings))
+        self._keys.append(_digests(keys))
+        self._times.append(np.array(times, dtype=np.int64))
+
+    def keys(self) -> Digests:
+        """The keys of each listing's newest rows; several rows may be of one moment."""
+        listings, keys = np.concatenate(self._listings), np.concatenate(self._keys)
+        times = np.concatenate(self._times)
+        order = np.lexsort((times, listings))
+        listings, keys, times = listings[order], keys[order], times[order]
+        ends = np.flatnonzero(np.append(listings[1:] != listings[:-1], len(listings) > 0))
+        newest = np.repeat(times[ends], np.diff(ends, prepend=-1))
+        chosen: Digests = keys[(times == newest) & (keys != b"")]
+        return chosen
 
 
 def _no_digests() -> Digests:
     return np.array([], dtype="S16")
 
 
-def _batches(path: str, extra: str, rows: KnownRows) -> Iterator[pa.RecordBatch]:
-    """The rows of one file that count."""
-    for batch in read_batches(path, _BATCH_ROWS, [*_COLUMNS, extra]):
-        if extra == "content_sha256" and rows.embeddings and not has_embeddings(batch):
+def _digests(keys: Iterable[bytes]) -> Digests:
+    return np.array(list(keys), dtype="S16")
+
+
+def _files(rows: KnownRows, name: str) -> list[str]:
+    paths = list_dataset(rows.output, name)
+    if not rows.resumed_only:
+        return paths
+    of_resumed = tuple(f"{run_id}-" for run_id in rows.resumed_runs)
+    return [path for path in paths if path.rpartition("/")[2].startswith(of_resumed)]
+
+
+def _batches(path: str, extra: list[str], rows: KnownRows) -> Iterator[pa.RecordBatch]:
+    """The rows of one file that count, ``extra`` columns last."""
+    for batch in read_batches(path, _BATCH_ROWS, [*_COLUMNS, *extra]):
+        if "content_sha256" in extra and rows.embeddings and not has_embeddings(batch):
             return
         same_model = pc.equal(batch["model_fingerprint"], rows.model_fingerprint)
         same_front_end = pc.equal(batch["front_end_fingerprint"], rows.front_end_fingerprint)
-        yield batch.filter(pc.and_(same_model, same_front_end))
+        yield batch.select([*_COLUMNS, *extra]).filter(pc.and_(same_model, same_front_end))
 
 
 def has_embeddings(batch: pa.RecordBatch) -> bool:
     """Whether predictions come from a run that was asked for embeddings."""
     return (batch.schema.metadata or {}).get(EMBEDDINGS_KEY.encode()) == b"true"
+
+
+def _microseconds(times: pa.Array) -> list[int]:
+    """Timestamps as microseconds since 1970."""
+    found: list[int] = pc.cast(times, pa.int64()).to_pylist()
+    return found
 
 
 def _versions(batch: pa.RecordBatch) -> Iterator[tuple[str, int | None, int | None, str | None]]:
@@ -199,21 +273,8 @@ def _versions(batch: pa.RecordBatch) -> Iterator[tuple[str, int | None, int | No
     return zip(*(column.to_pylist() for column in columns), strict=True)
 
 
-def _labelled_keys(batch: pa.RecordBatch, rows: KnownRows) -> Digests:
-    keys = []
-    hashes = batch["content_sha256"].to_pylist()
-    for (uri, size, modified, track_id), sha in zip(_versions(batch), hashes, strict=True):
-        keys.append(bytes_key(sha))
-        for own in ((), (track_id,)) if track_id is not None else ((),):
-            keys.append(content_key(uri, sha, *own))
-            if rows.by_version and modified is not None:
-                keys.append(version_key(uri, size, modified, *own))
-    return np.array(keys, dtype="S16")
-
-
 def _failed_keys(batch: pa.RecordBatch) -> Digests:
-    keys = [
+    return _digests(
         version_key(uri, size, modified, *(() if track_id is None else (track_id,)))
         for uri, size, modified, track_id in _versions(batch)
-    ]
-    return np.array(keys, dtype="S16")
+    )

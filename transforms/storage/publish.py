@@ -33,6 +33,7 @@ from transforms.storage.reuse import Reuse, Row, to_table
 STAGE_ORDER = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", "RollUp")
 
 _BATCH_ROWS = 1_000
+_COPIES = 50_000  # held at once; each such part reads the earlier runs' rows once
 
 Outcome = tuple[str, str]
 """("labelled", label) or ("failed", reason)."""
@@ -75,7 +76,9 @@ def publish(
         with _Tracks(target, predictions, labelled, counts) as writers:
             for path in tracks:
                 writers.add(read_segment(path))
-            missing = writers.add_copies([row for path in copies for row in _rows(path)])
+            rows = itertools.chain.from_iterable(map(_rows, copies))
+            while part := list(itertools.islice(rows, _COPIES)):
+                missing += writers.add_copies(part)
     failures = _of_kind(paths, "failures")
     _publish_failures(failures, [_gone(row) for row in missing], target, labelled, counts)
     return counts

@@ -28,7 +28,10 @@ _LOGGER = logging.getLogger(__name__)
 
 def is_storage_error(error: BaseException) -> bool:
     """Whether a file system raised it; cloud clients have kinds of their own, with a ``code``."""
-    return isinstance(error, (OSError, BeamIOError)) or hasattr(error, "code")
+    if isinstance(error, (OSError, BeamIOError)):
+        return True
+    code = getattr(error, "code", "")
+    return isinstance(error, Exception) and (code is None or isinstance(code, int))
 
 
 def may_pass(error: BaseException) -> bool:

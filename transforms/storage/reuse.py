@@ -20,6 +20,7 @@ from transforms.records import (
     WINDOWS_COLUMN,
     KnownContent,
     PredictionRow,
+    WindowRow,
     row_dict,
     schema_of,
 )
@@ -83,10 +84,11 @@ class Reuse:
     def predictions(self) -> Iterator[list[Row]]:
         """Yield the copies with all that the other rows say, some at a time."""
         for path in self._earlier("predictions") if self._wanted else ():
-            for batch in read_batches(path, _BATCH_ROWS):
+            wanted = pa.array(list(self._wanted), pa.string())
+            for batch in read_batches(path, _BATCH_ROWS, schema_of(PredictionRow).names):
                 if not self._wanted:
                     return
-                hit = pc.is_in(batch["content_sha256"], pa.array(list(self._wanted), pa.string()))
+                hit = pc.is_in(batch["content_sha256"], wanted)
                 yield [
                     filled
                     for source in batch.filter(hit).to_pylist()
@@ -116,7 +118,7 @@ class Reuse:
         runs = pa.array({run for run, _ in self._sources}, pa.string())
         uris = pa.array({uri for _, uri in self._sources}, pa.string())
         for path in self._earlier("windows") if self._sources else ():
-            for batch in read_batches(path, _BATCH_ROWS):
+            for batch in read_batches(path, _BATCH_ROWS, schema_of(WindowRow).names):
                 hit = pc.and_(pc.is_in(batch["run_id"], runs), pc.is_in(batch["uri"], uris))
                 yield [
                     {**row, "uri": uri, "run_id": self._target.run_id}

@@ -6,6 +6,8 @@ import dataclasses
 import datetime as dt
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.rows import MODIFIED, PROVENANCE, failed_rows, labelled_rows, published, track
@@ -278,3 +280,58 @@ def test_an_output_on_an_object_store(memory_files):
     assert rows.outcome(track("a.mp3"), PLAIN) == "labelled"
     assert rows.outcome(track("b.mp3"), PLAIN) == "failed"
     assert rows.outcome(track("c.mp3"), PLAIN) is None
+
+
+# Several rows of one file
+
+
+def later(rows, seconds, **changes):
+    """The same rows as made some time later, with other columns."""
+    when = "labelled_at" if "label" in rows[0] else "failed_at"
+    return [row | {when: row[when] + dt.timedelta(seconds=seconds)} | changes for row in rows]
+
+
+def test_only_the_newest_row_counts(tmp_path):
+    published(tmp_path, labelled_rows(), "run-0")
+    other = later(labelled_rows(), 60, content_sha256="0ther", size_bytes=7)
+    published(tmp_path, other, "run-1")
+    rows = known(tmp_path)
+    assert rows.outcome(track(), PLAIN) is None
+    assert not rows.has_content("a.mp3", "c0ffee", PLAIN)
+    assert rows.has_content("a.mp3", "0ther", PLAIN)
+    assert rows.has_bytes("c0ffee")  # its scores can be had
+
+
+def test_an_older_row_written_later_does_not_hide_a_newer_one(tmp_path):
+    published(tmp_path, later(labelled_rows(), 60), "run-0")
+    published(tmp_path, later(labelled_rows(), 0, size_bytes=7), "run-1")
+    assert known(tmp_path).outcome(track(), PLAIN) == "labelled"
+
+
+def test_a_file_that_failed_since_is_not_known(tmp_path):
+    published(tmp_path, labelled_rows(), "run-0")
+    published(tmp_path, later(failed_rows(), 3_600), "run-1")
+    rows = known(tmp_path)
+    assert rows.outcome(track(), PLAIN) is None
+    assert rows.has_bytes("c0ffee")
+
+
+def test_a_file_that_failed_before_is(tmp_path):
+    published(tmp_path, later(failed_rows(), -3_600), "run-0")
+    published(tmp_path, labelled_rows(), "run-1")
+    assert known(tmp_path).outcome(track(), PLAIN) == "labelled"
+
+
+def test_resumed_runs_alone_count_when_all_is_to_be_labelled_anew(tmp_path):
+    published(tmp_path, labelled_rows("a.mp3"), "run-0")
+    published(tmp_path, labelled_rows("b.mp3"), "run-1")
+    rows = known(tmp_path, resumed_only=True, resumed_runs=("run-1",))
+    assert rows.outcome(track("a.mp3"), PLAIN) is None
+    assert rows.outcome(track("b.mp3"), PLAIN) == "labelled"
+
+
+def test_a_file_of_another_make_is_passed_over(tmp_path, caplog):
+    published(tmp_path, labelled_rows())
+    pq.write_table(pa.table({"uri": ["a.mp3"]}), tmp_path / "predictions" / "mine.parquet")
+    assert known(tmp_path).outcome(track(), PLAIN) == "labelled"
+    assert "mine.parquet is passed over: it has no column" in caplog.text
