@@ -29,6 +29,7 @@ _COLUMNS = ["uri", "track_id", "size_bytes", "modified_at", "model_fingerprint",
             "front_end_fingerprint"]  # fmt: skip
 
 Digests = npt.NDArray[np.bytes_]
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def load_known(rows: KnownRows) -> Known:
     OSError, pyarrow.ArrowInvalid
         If one of their files cannot be read.
     """
-    newest, contents, failed = _Newest(), [_no_digests()], [_no_digests()]
+    newest, contents, failed = _Newest(), [_digests([])], [_digests([])]
     for path in _files(rows, "predictions"):
         for batch in _batches(path, ["content_sha256", "labelled_at"], rows):
             contents.append(_digests(map(bytes_key, batch["content_sha256"].to_pylist())))
@@ -174,64 +175,64 @@ def load_known(rows: KnownRows) -> Known:
             newest.add_failed(batch)
             if path.rpartition("/")[2].startswith(of_resumed):
                 failed.append(_failed_keys(batch))
-    labelled = np.concatenate([*contents, newest.keys()])
-    return Known(np.unique(labelled), np.unique(np.concatenate(failed)), rows.by_version)
+    labelled = np.unique(np.concatenate([*contents, *newest.keys()]))
+    return Known(labelled, np.unique(np.concatenate(failed)), rows.by_version)
 
 
 class _Newest:
     """Keys of the rows that are the newest of their listing, and are no failures."""
 
     def __init__(self) -> None:
-        self._listings, self._keys = [_no_digests()], [_no_digests()]
-        self._times = [np.array([], dtype=np.int64)]
+        self._listings: list[Integers] = [np.array([], dtype=np.int64)]
+        self._times: list[Integers] = [np.array([], dtype=np.int64)]
+        self._keys: dict[str, list[Digests]] = {"content": [], "version": []}
 
     def add_labelled(self, batch: pa.RecordBatch, by_version: bool) -> None:
         """Add predictions, each under its listing and under its file."""
-        listings, keys, times = [], [], []
-        rows = zip(
-            _versions(batch), batch["content_sha256"].to_pylist(), _microseconds(batch[-1]),
-            strict=True,
-        )  # fmt: skip
-        for (uri, size, modified, track_id), sha, time_us in rows:
-            for own in ((), (track_id,)) if track_id is not None else ((),):
-                made = [content_key(uri, sha, *own)]
-                if by_version and modified is not None:
-                    made.append(version_key(uri, size, modified, *own))
-                keys += made
-                listings += [_digest("listing", uri, *own)] * len(made)
-                times += [time_us] * len(made)
-        self._add(listings, keys, times)
+        contents, versions = [], []
+        hashes = batch["content_sha256"].to_pylist()
+        for (uri, size, modified, track_id), sha in zip(_versions(batch), hashes, strict=True):
+            for own in _owns(track_id):
+                contents.append(content_key(uri, sha, *own))
+                fits = by_version and modified is not None
+                versions.append(version_key(uri, size, modified, *own) if fits else b"")
+        self._add(batch, contents, versions)
 
     def add_failed(self, batch: pa.RecordBatch) -> None:
         """Add failures, whose keys are none."""
+        none = [b"" for *_, track_id in _versions(batch) for _ in _owns(track_id)]
+        self._add(batch, none, none)
+
+    def _add(self, batch: pa.RecordBatch, contents: list[bytes], versions: list[bytes]) -> None:
+        """Add keys of a batch's rows; the batch's last column says when they were made."""
         listings, times = [], []
-        for (uri, _, _, track_id), time_us in zip(
-            _versions(batch), _microseconds(batch[-1]), strict=True
+        for (uri, *_, track_id), time_us in zip(
+            _versions(batch), pc.cast(batch[-1], pa.int64()).to_pylist(), strict=True
         ):
-            for own in ((), (track_id,)) if track_id is not None else ((),):
-                listings.append(_digest("listing", uri, *own))
+            for own in _owns(track_id):
+                digest = _digest("listing", uri, *own)
+                listings.append(int.from_bytes(digest[:8], "little", signed=True))
                 times.append(time_us)
-        self._add(listings, [b""] * len(listings), times)
-
-    def _add(self, listings: list[bytes], keys: list[bytes], times: list[int]) -> None:
-        self._listings.append(_digests(listings))
-        self._keys.append(_digests(keys))
+        self._listings.append(np.array(listings, dtype=np.int64))
         self._times.append(np.array(times, dtype=np.int64))
+        self._keys["content"].append(_digests(contents))
+        self._keys["version"].append(_digests(versions))
 
-    def keys(self) -> Digests:
-        """The keys of each listing's newest rows; several rows may be of one moment."""
-        listings, keys = np.concatenate(self._listings), np.concatenate(self._keys)
+    def keys(self) -> Iterator[Digests]:
+        """Yield the keys of each listing's newest rows; several rows may be of one moment."""
+        _, listing = np.unique(np.concatenate(self._listings), return_inverse=True)
         times = np.concatenate(self._times)
-        order = np.lexsort((times, listings))
-        listings, keys, times = listings[order], keys[order], times[order]
-        ends = np.flatnonzero(np.append(listings[1:] != listings[:-1], len(listings) > 0))
-        newest = np.repeat(times[ends], np.diff(ends, prepend=-1))
-        chosen: Digests = keys[(times == newest) & (keys != b"")]
-        return chosen
+        newest = np.full(len(times), np.iinfo(np.int64).min)
+        np.maximum.at(newest, listing, times)
+        is_newest = times == newest[listing]
+        for parts in self._keys.values():
+            keys = np.concatenate([_digests([]), *parts])
+            yield keys[is_newest & (keys != b"")]
 
 
-def _no_digests() -> Digests:
-    return np.array([], dtype="S16")
+def _owns(track_id: str | None) -> tuple[tuple[str, ...], ...]:
+    """What a row stands for: its file, and its listing where that has an id."""
+    return ((),) if track_id is None else ((), (track_id,))
 
 
 def _digests(keys: Iterable[bytes]) -> Digests:
@@ -259,12 +260,6 @@ def _batches(path: str, extra: list[str], rows: KnownRows) -> Iterator[pa.Record
 def has_embeddings(batch: pa.RecordBatch) -> bool:
     """Whether predictions come from a run that was asked for embeddings."""
     return (batch.schema.metadata or {}).get(EMBEDDINGS_KEY.encode()) == b"true"
-
-
-def _microseconds(times: pa.Array) -> list[int]:
-    """Timestamps as microseconds since 1970."""
-    found: list[int] = pc.cast(times, pa.int64()).to_pylist()
-    return found
 
 
 def _versions(batch: pa.RecordBatch) -> Iterator[tuple[str, int | None, int | None, str | None]]:
