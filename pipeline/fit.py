@@ -39,7 +39,7 @@ from transforms.models.vit_training import (
     train_vit,
 )
 from transforms.records import FloatArray
-from transforms.rollup import mean_scores
+from transforms.scores import mean_scores
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 

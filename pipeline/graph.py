@@ -18,7 +18,8 @@ from transforms.models.vit import Device, Precision
 from transforms.preprocess import Preprocess
 from transforms.read import ReadFiles
 from transforms.records import PredictionRow, schema_of
-from transforms.rollup import LabelRule, Provenance, RollUp
+from transforms.rollup import Provenance, RollUp
+from transforms.scores import LabelRule
 from transforms.storage.dataset import Target
 from transforms.storage.known import EMBEDDINGS_KEY, KnownRows
 from transforms.storage.reuse import copy_rows

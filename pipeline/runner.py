@@ -19,7 +19,8 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineRunner, create_runner
 from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
 
-from pipeline.options import LabelConfig, available_cores
+from pipeline.arguments import available_cores
+from pipeline.options import LabelConfig
 from transforms.errors import CatalogError, UsageError
 
 

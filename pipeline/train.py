@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.options import available_cores
+from pipeline.arguments import available_cores
 from pipeline.program import EXIT_DONE, exit_status, refuse_existing
 from transforms.errors import UsageError
 from transforms.models.front_end import PRESETS, FrontEnd

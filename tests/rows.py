@@ -23,7 +23,8 @@ from transforms.records import (
     journal_schema,
     schema_of,
 )
-from transforms.rollup import LabelRule, Provenance, failure_rows, track_rows
+from transforms.rollup import Provenance, failure_rows, track_rows
+from transforms.scores import LabelRule
 from transforms.storage.dataset import Target
 from transforms.storage.known import EMBEDDINGS_KEY
 from transforms.storage.publish import publish

@@ -25,13 +25,15 @@ from transforms.records import (
     schema_of,
 )
 from transforms.rollup import (
+    failure_rows,
+    track_rows,
+)
+from transforms.scores import (
     LabelRule,
     choose_label,
-    failure_rows,
     mean_embedding,
     mean_scores,
     top_scores,
-    track_rows,
 )
 
 VECTORS = np.array([[1, 0], [0, 4]], np.float32)
