@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -103,7 +103,11 @@ def decode_track(
 
 
 def _placed(
-    track: Track, audio: RemoteAudio, opened: Any, front_end: FrontEnd, min_seconds: float
+    track: Track,
+    audio: RemoteAudio,
+    opened: Callable[[], RemoteAudio],
+    front_end: FrontEnd,
+    min_seconds: float,
 ) -> tuple[Iterator[AudioWindow], int]:
     """Windows whose place depends on the track's length, and that length in frames."""
     rate_hz = audio.info.sample_rate_hz
@@ -116,7 +120,7 @@ def _placed(
     return _decoded_again(opened, total_frames=frames, **what), frames
 
 
-def _decoded_again(opened: Any, **what: Any) -> Iterator[AudioWindow]:
+def _decoded_again(opened: Callable[[], RemoteAudio], **what: Any) -> Iterator[AudioWindow]:
     with opened() as audio:
         yield from cut_windows(audio.blocks(), **what)
 
