@@ -112,6 +112,7 @@ class ViTModelHandler(
             device=self._device,
             precision=self._precision,
             threads=self._threads,
+            batch_size=self._batch_size,
         )
 
     def run_inference(

@@ -1,10 +1,10 @@
-"""The ViT backend: numpy in, dataclass out. torch and transformers are imported on loading."""
+"""The ViT backend: numpy in, dataclass out. torch is imported on loading."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +56,7 @@ def resolve_precision(precision: Precision, device: str) -> Literal["float32", "
 
 
 class ViT:
-    """A transformers ``ViTForImageClassification`` for inference.
+    """A checkpoint of transformers' ``ViTForImageClassification``, for inference.
 
     Parameters
     ----------
@@ -66,6 +66,8 @@ class ViT:
     precision : {"auto", "float32", "bfloat16"}
     threads : int, optional
         Threads of PyTorch on the CPU, for this whole process; None leaves its default.
+    batch_size : int
+        Images per call that the weights are laid out for; others are computed, too.
 
     Raises
     ------
@@ -80,17 +82,21 @@ class ViT:
         device: Device = "auto",
         precision: Precision = "auto",
         threads: int | None = None,
+        batch_size: int = 8,
     ) -> None:
         import torch
+
+        from transforms.models.vit_network import ViTNetwork
 
         if threads is not None:
             torch.set_num_threads(threads)
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        self._model = load_vit(folder).to(device=self.device, dtype=dtype).eval()
-        self._dtype = dtype
-        self._channels = int(self._model.config.num_channels)
+        with torch.inference_mode():
+            self._network = ViTNetwork(
+                folder, device=self.device, dtype=dtype, batch_size=batch_size
+            )
 
     def predict(self, images: FloatArray) -> ViTOutput:
         """Log-probabilities and embeddings of a batch.
@@ -98,7 +104,7 @@ class ViT:
         Parameters
         ----------
         images : float32, shape (images, height, width), in [-1, 1]
-            Repeated over the model's channels, which are equal.
+            The value of all of the model's channels.
 
         Returns
         -------
@@ -107,42 +113,6 @@ class ViT:
         import torch
 
         with torch.inference_mode():
-            batch = torch.from_numpy(images).to(device=self.device, dtype=self._dtype)
-            pixels = batch[:, None].expand(-1, self._channels, -1, -1)
-            hidden = self._model.vit(pixels).last_hidden_state[:, 0]
-            logits = self._model.classifier(hidden)
+            logits, embeddings = self._network(torch.from_numpy(images).to(self.device))
             log_probs = torch.log_softmax(logits.double(), dim=-1)
-            return ViTOutput(log_probs.float().cpu().numpy(), hidden.float().cpu().numpy())
-
-
-def load_vit(folder: Path) -> Any:
-    """``ViTForImageClassification`` from safetensors, float32, on the CPU, without the network.
-
-    Raises
-    ------
-    CheckpointError
-        If tensors are missing, left over or of another shape than config.json says.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import ViTForImageClassification
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    try:
-        model, report = ViTForImageClassification.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # then they are named in the report
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot load the weights: {error}") from error
-    problems = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
-    if problems:
-        raise CheckpointError(f"{folder}: weights and config.json disagree: {problems}")
-    return model
-
-
+            return ViTOutput(log_probs.float().cpu().numpy(), embeddings.cpu().numpy())
