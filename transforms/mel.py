@@ -2,7 +2,7 @@
 
 The reference is librosa's ``melspectrogram`` and ``power_to_db(ref=numpy.max)``; the resize is
 that of ``torch.nn.functional.interpolate(mode="bilinear", antialias=True)``. Both are written
-here on numpy and scipy, which need no second to import and no decorator's compiler.
+here on numpy, scipy's sparse matrices and PyTorch's FFT, several times faster than the references.
 """
 
 from __future__ import annotations
@@ -14,35 +14,63 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from scipy import fft, signal, sparse
-from transformers.audio_utils import mel_filter_bank
+import torch
+from scipy import sparse
 
 from transforms.models.front_end import FrontEnd
 from transforms.records import FloatArray, LogMelWindow, PreparedWindow
 from transforms.stage_metrics import FAILURES, StageMeter
 
 _AMIN = 1e-10  # librosa.power_to_db's floor under any power
-_FRAMES_PER_BLOCK = 512  # bounds the memory of a whole track's spectrogram
+_FRAMES_PER_BLOCK = 256  # a block's spectrum stays in the processor's cache
+_BANDS = 8  # products that the mel filters are cut into, see _bands
+
+
+def _hz_to_mel(hz: FloatArray) -> FloatArray:
+    """Slaney's Auditory Toolbox: 3 mels per 200 Hz up to 1 kHz, then 27 per factor of 6.4."""
+    over = np.log(np.maximum(hz, 1e-9) / 1_000.0) * (27.0 / np.log(6.4))
+    return np.where(hz < 1_000.0, hz * 3.0 / 200.0, 15.0 + over)
+
+
+def _mel_to_hz(mels: FloatArray) -> FloatArray:
+    over = 1_000.0 * np.exp((mels - 15.0) * (np.log(6.4) / 27.0))
+    return np.where(mels < 15.0, mels * 200.0 / 3.0, over)
+
+
+def mel_filters(front_end: FrontEnd) -> FloatArray:
+    """Triangular mel filters of unit area, equal to ``librosa.filters.mel``.
+
+    Returns
+    -------
+    float32, shape (n_mels, 1 + n_fft // 2)
+    """
+    bins_hz = np.fft.rfftfreq(front_end.n_fft, 1.0 / front_end.sample_rate_hz)
+    lowest, highest = _hz_to_mel(np.array([front_end.fmin_hz, front_end.fmax_hz]))
+    corners_hz = _mel_to_hz(np.linspace(lowest, highest, front_end.n_mels + 2))
+    widths_hz = np.diff(corners_hz)[:, None]
+    slopes = corners_hz[:, None] - bins_hz
+    rising, falling = -slopes[:-2] / widths_hz[:-1], slopes[2:] / widths_hz[1:]
+    triangles = np.maximum(0.0, np.minimum(rising, falling))
+    filters = triangles * (2.0 / (corners_hz[2:] - corners_hz[:-2]))[:, None]
+    return np.asarray(filters, dtype=np.float32)
 
 
 @lru_cache(maxsize=8)
-def _mel_filters(front_end: FrontEnd) -> sparse.csr_array:
-    """Slaney mel filters, sparse float32, (n_mels, 1 + n_fft // 2); librosa.filters.mel's."""
-    filters = mel_filter_bank(
-        num_frequency_bins=1 + front_end.n_fft // 2,
-        num_mel_filters=front_end.n_mels,
-        min_frequency=front_end.fmin_hz,
-        max_frequency=front_end.fmax_hz,
-        sampling_rate=front_end.sample_rate_hz,
-        norm="slaney",
-        mel_scale="slaney",
-    )
-    return sparse.csr_array(filters.T.astype(np.float32))
+def _bands(front_end: FrontEnd) -> tuple[tuple[slice, slice, FloatArray], ...]:
+    """The filters in groups of neighbours, each with the few bins that it needs.
 
-
-@lru_cache(maxsize=8)
-def _hann(n_fft: int) -> FloatArray:
-    return np.asarray(signal.get_window("hann", n_fft), dtype=np.float32)
+    Most of the matrix is zero: so cut, its product takes a fourth of the time, and less than
+    that of a sparse matrix.
+    """
+    filters = mel_filters(front_end)
+    bands = []
+    for rows in np.array_split(np.arange(front_end.n_mels), min(_BANDS, front_end.n_mels)):
+        group = filters[rows]
+        (used,) = np.nonzero(group.any(axis=0))
+        bins = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
+        weights = np.ascontiguousarray(group[:, bins].T)
+        bands.append((slice(int(rows[0]), int(rows[-1]) + 1), bins, weights))
+    return tuple(bands)
 
 
 def mel_power(samples: FloatArray, front_end: FrontEnd) -> FloatArray:
@@ -59,17 +87,19 @@ def mel_power(samples: FloatArray, front_end: FrontEnd) -> FloatArray:
     float32, shape (n_mels, 1 + samples // hop_length)
         Frames are centred; the edges are padded with zeros.
     """
-    n_fft, hop = front_end.n_fft, front_end.hop_length
-    padded = np.pad(samples, n_fft // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
-    filters, window = _mel_filters(front_end), _hann(n_fft)
-    mel = np.empty((front_end.n_mels, len(frames)), dtype=np.float32)
+    n_fft = front_end.n_fft
+    padded = torch.from_numpy(np.pad(samples, n_fft // 2))
+    frames = padded.unfold(0, n_fft, front_end.hop_length)
+    bands, window = _bands(front_end), torch.hann_window(n_fft)
+    needed = max(bins.stop for _, bins, _ in bands)
+    mel = np.empty((len(frames), front_end.n_mels), dtype=np.float32)
     for start in range(0, len(frames), _FRAMES_PER_BLOCK):
         block = slice(start, start + _FRAMES_PER_BLOCK)
-        spectrum = fft.rfft(frames[block] * window, axis=1)
+        spectrum = torch.fft.rfft(frames[block] * window).numpy()[:, :needed]
         power = spectrum.real**2 + spectrum.imag**2
-        mel[:, block] = filters @ power.T
-    return mel
+        for rows, bins, weights in bands:
+            np.matmul(power[:, bins], weights, out=mel[block, rows])
+    return mel.T
 
 
 def power_to_db(power: FloatArray, top_db: float) -> FloatArray:

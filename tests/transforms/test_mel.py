@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.rows import FACTS
-from transforms.mel import MelSpectrogram, log_mel, mel_power, power_to_db, resize, to_image
+from transforms.mel import (
+    MelSpectrogram,
+    log_mel,
+    mel_filters,
+    mel_power,
+    power_to_db,
+    resize,
+    to_image,
+)
 from transforms.models.front_end import PRESETS
 from transforms.records import PreparedWindow, Track
 
@@ -48,6 +56,19 @@ def librosa_mel(samples, front_end):
         fmin=front_end.fmin_hz,
         fmax=front_end.fmax_hz,
     )
+
+
+@pytest.mark.parametrize("name", ["ccmusic", *OTHERS])
+def test_filters_equal_librosas(name):
+    front_end = OTHERS.get(name, CCMUSIC)
+    expected = librosa.filters.mel(
+        sr=front_end.sample_rate_hz,
+        n_fft=front_end.n_fft,
+        n_mels=front_end.n_mels,
+        fmin=front_end.fmin_hz,
+        fmax=front_end.fmax_hz,
+    )
+    np.testing.assert_allclose(mel_filters(front_end), expected, rtol=1e-4, atol=1e-8)
 
 
 def librosa_db(samples, front_end):
