@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from typing import Any
 
+from pipeline.resources import available_bytes, available_cores, choose_workers
 from transforms.models.checkpoint import DEFAULT_MODEL, shipped_models
 from transforms.models.front_end import PRESETS
 
@@ -67,14 +67,6 @@ def _batch_size(text: str) -> int:
 
 
 _batch_size.__name__ = "number from 1 to 4096"
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS has no affinity
-        return os.cpu_count() or 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -147,9 +139,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--batch_size",
         type=_batch_size,
-        default=8,
         metavar="WINDOWS",
-        help="windows per call of the model (default: %(default)s)",
+        help="windows per call of the model (default: 8 on a CPU, up to 64 by a GPU's memory)",
     )
     group.add_argument("--embeddings", action="store_true", help="write each track's embedding too")
     group.add_argument(
@@ -214,9 +205,10 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--workers",
         type=_positive(int),
-        default=available_cores(),
+        default=choose_workers(available_cores(), available_bytes()),
         metavar="PROCESSES",
-        help="worker processes of DirectRunner (default: the cores, here %(default)s)",
+        help="worker processes of DirectRunner (default: one per core as far as the memory goes, "
+        "here %(default)s)",
     )
     group.add_argument(
         "--verify",
@@ -258,6 +250,11 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         default=1.0,
         metavar="SHARE",
         help="exit with status 3 if more of the inputs failed, 0 to 1 (default: %(default)s)",
+    )
+    group.add_argument(
+        "--profile",
+        action="store_true",
+        help="print at the end where the time went, which the run's JSON always has",
     )
     group.add_argument(
         "--progress",

@@ -37,6 +37,7 @@ class LabelJob:
     device: Device  # "auto" only where workers are not on this machine
     precision: Precision  # never "auto": one number type for all workers
     threads: int  # of PyTorch, in each worker process
+    batch_size: int  # windows per call of the model
     limits: DecoderLimits  # of the decoding of one file
     resumed_runs: tuple[str, ...] = ()  # interrupted ones that this one goes on with
 
@@ -62,6 +63,18 @@ class LabelJob:
         schema = schema_of(PredictionRow, labels=self.checkpoint.labels, extra=self.carried)
         embeddings = str(self.config.embeddings).lower()
         return schema.with_metadata({**schema.metadata, EMBEDDINGS_KEY: embeddings})
+
+    @property
+    def handler(self) -> ViTModelHandler:
+        """What runs the model."""
+        return ViTModelHandler(
+            self.checkpoint,
+            batch_size=self.batch_size,
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            embeddings=self.config.embeddings,
+        )
 
     @property
     def known(self) -> KnownRows | None:
@@ -114,18 +127,10 @@ def build_pipeline(pipeline: beam.Pipeline, job: LabelJob) -> None:
 def _label_windows(tracks: beam.PCollection, job: LabelJob) -> dict:  # type: ignore[type-arg]
     """Decode to inference, fused: no shuffle and no state between these stages."""
     config, front_end = job.config, job.checkpoint.front_end
-    handler = ViTModelHandler(
-        job.checkpoint,
-        batch_size=config.batch_size,
-        device=job.device,
-        precision=job.precision,
-        threads=job.threads,
-        embeddings=config.embeddings,
-    )
     decoded = tracks | Decode(front_end, config.min_seconds, job.limits, job.known)
     prepared = decoded["windows"] | Preprocess(front_end)
     images = prepared["windows"] | MelSpectrogram(front_end)
-    inferred = images["windows"] | RunInference(handler)
+    inferred = images["windows"] | RunInference(job.handler)
     return {
         "predictions": inferred["predictions"],
         "copies": decoded["known"] | "Copies" >> beam.Map(copy_rows, job.provenance),

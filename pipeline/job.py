@@ -17,11 +17,14 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline import __version__, run_record
+from pipeline.forkserver import fork_server
 from pipeline.graph import LabelJob, build_pipeline
 from pipeline.options import LabelConfig
+from pipeline.profile import profile, table
 from pipeline.program import EXIT_DONE, EXIT_TOO_MANY_FAILURES
 from pipeline.progress import Progress
 from pipeline.recovery import forget, recover, remove_journal
+from pipeline.resources import available_cores, choose_batch_size, described
 from pipeline.runner import Interrupts, beam_options, check_runner, make_runner, threads_per_worker
 from transforms import errors
 from transforms.audio.sandbox import DecoderLimits
@@ -30,7 +33,13 @@ from transforms.errors import CatalogError, StorageError, UsageError
 from transforms.journal import commit_count, count_rows
 from transforms.manifest import carried_schema, file_uri_path, is_local, is_manifest
 from transforms.models.checkpoint import Checkpoint, load_checkpoint
-from transforms.models.vit import Device, Precision, resolve_device, resolve_precision
+from transforms.models.vit import (
+    Device,
+    Precision,
+    gpu_bytes,
+    resolve_device,
+    resolve_precision,
+)
 from transforms.read import check_inputs
 from transforms.rollup import Provenance
 from transforms.storage.lock import locked
@@ -71,6 +80,7 @@ def prepare(config: LabelConfig) -> LabelJob:
         device=device,
         precision=precision,
         threads=threads_per_worker(config),
+        batch_size=config.batch_size or choose_batch_size(gpu_bytes(device)),
         limits=DecoderLimits(config.decode_timeout_seconds, config.decode_memory_mib << 20),
     )
 
@@ -138,6 +148,8 @@ def run(job: LabelJob) -> int:
         resumed = recover(job.config.output, json_lines=job.config.format == "json")
         if resumed:
             print(f"going on from {', '.join(resumed)}", file=sys.stderr)
+        if job.config.progress != "none":
+            print(described(run_record.resources(job)), file=sys.stderr)
         books = execute(dataclasses.replace(job, resumed_runs=resumed))
     print(run_record.summary(books, time.monotonic() - started, job.config.output))
     if books.failure_rate <= job.config.max_failure_rate:
@@ -173,6 +185,7 @@ def execute(job: LabelJob) -> Books:
     commit_count(job.journal, "listed", 0)  # lets the next run find one that is killed right away
     record("running", books=None, timings={})
     forget(job.config.output, job.provenance.run_id)
+    graph_started = time.monotonic()
     try:
         result = _run_graph(job)
     except BaseException as error:
@@ -185,9 +198,28 @@ def execute(job: LabelJob) -> Books:
             print("what is finished is kept: the same call goes on from there", file=sys.stderr)
         raise
     books = read_books(job.books_path)
-    record("done", books=books, timings=run_record.stage_timings(result))
+    timings = run_record.stage_timings(result)
+    found = _profile(job, result, time.monotonic() - graph_started, timings)
+    record("done", books=books, timings=timings, profile=found)
+    if job.config.profile and found is not None:
+        print(table(found))
     remove_journal(job.journal)
     return books
+
+
+def _profile(
+    job: LabelJob, result: Any, seconds: float, timings: dict[str, dict[str, float]]
+) -> dict[str, Any] | None:
+    """Where the time went; None on a cluster, whose cores nobody has counted."""
+    if job.config.runner != "DirectRunner":
+        return None
+    return profile(
+        result,
+        seconds=seconds,
+        cores=max(available_cores(), job.config.workers * job.threads),
+        threads=job.threads if job.device == "cpu" else 1,
+        model_seconds=timings.get("RunInference", {}).get("model_seconds", 0.0),
+    )
 
 
 def _run_graph(job: LabelJob) -> Any:
@@ -196,6 +228,8 @@ def _run_graph(job: LabelJob) -> Any:
     for handler in logging.root.handlers:
         handler.addFilter(_is_news)
     with progress, Interrupts():
+        if job.config.workers > 1 and job.config.runner == "DirectRunner" and job.device == "cpu":
+            fork_server().load(**job.handler.model_settings)
         pipeline = beam.Pipeline(runner=make_runner(job.config, options), options=options)
         build_pipeline(pipeline, job)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from pipeline.forkserver import fork_server
 from pipeline.logs import quiet_native_libraries
 from pipeline.options import LabelConfig, parse_options
 from pipeline.program import exit_status
@@ -27,6 +28,8 @@ def run(config: LabelConfig) -> int:
 
 
 def _label(config: LabelConfig) -> int:
+    if config.runner == "DirectRunner" and config.workers > 1:
+        fork_server()  # it imports at the same time as this process
     from pipeline import job  # Beam takes a second to import; --help should not
 
     return job.run(job.prepare(config))

@@ -26,7 +26,7 @@ class LabelConfig:
     front_end_changes: dict[str, Any]
     precision: str
     device: str
-    batch_size: int
+    batch_size: int | None  # None: by the device
     embeddings: bool
     top_k: int
     verify: str  # version | content
@@ -37,6 +37,7 @@ class LabelConfig:
     max_failure_rate: float
     runner: str
     workers: int
+    profile: bool
     progress: str  # auto | bar | lines | none
     beam_args: tuple[str, ...] = ()
 
@@ -65,6 +66,7 @@ def parse_options(argv: Sequence[str] | None = None) -> LabelConfig:
         max_failure_rate=options.max_failure_rate,
         runner=options.runner,
         workers=options.workers,
+        profile=options.profile,
         progress=options.progress,
         beam_args=tuple(beam_args),
     )

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from apache_beam.io.parquetio import WriteToParquet
 
-from pipeline.arguments import available_cores
+from pipeline.resources import available_cores
 from pipeline.runner import run_locally
 from transforms.decode import Decode
 from transforms.mel import MelSpectrogram

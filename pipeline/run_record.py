@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from pipeline.graph import LabelJob
+from pipeline.resources import available_bytes, available_cores
 from transforms.books import Books
 from transforms.stage_metrics import BUSY_METRIC, FAILED_PREFIX
 from transforms.storage.durable import commit
@@ -50,6 +51,23 @@ def stage_timings(result: Any) -> dict[str, dict[str, float]]:
     return {stage: stages[stage] for stage in _OWN_NAMESPACES if stage in stages}
 
 
+def resources(job: LabelJob) -> dict[str, Any]:
+    """What the run takes of the machine, or asks its cluster for."""
+    local, free = job.config.runner == "DirectRunner", available_bytes()
+    weights = "in one process for all" if job.handler.share_model_across_processes() else "shared"
+    return {
+        "runner": job.config.runner,
+        "workers": job.config.workers if local else None,
+        "threads_per_worker": job.threads,
+        "cores": available_cores(),
+        "free_gib": None if free is None else round(free / 2**30, 1),
+        "device": job.device,
+        "precision": job.precision,
+        "batch_size": job.batch_size,
+        "weights": weights if local and job.config.workers > 1 else "its own",
+    }
+
+
 def run_json(
     job: LabelJob,
     *,
@@ -58,6 +76,7 @@ def run_json(
     seconds: float,
     books: Books | None,
     timings: dict[str, dict[str, float]],
+    profile: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that runs/RUN_ID.json states."""
     front_end = dataclasses.asdict(job.checkpoint.front_end)
@@ -70,18 +89,17 @@ def run_json(
         "pipeline_version": job.provenance.pipeline_version,
         "versions": versions(),
         "config": dataclasses.asdict(job.config),
-        "threads_per_worker": job.threads,
+        "resources": resources(job),
         "model": {
             "folder": str(job.checkpoint.folder),
             "fingerprint": job.provenance.model_fingerprint,
-            "device": job.device,
-            "precision": job.precision,
             "labels": list(job.checkpoint.labels),
             "unknown_threshold": job.checkpoint.unknown_threshold,
         },
         "front_end": {"fingerprint": job.checkpoint.front_end.fingerprint(), **front_end},
         "counts": None if books is None else dataclasses.asdict(books),
         "stages": timings,
+        "profile": profile,
     }
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -17,10 +15,12 @@ from apache_beam.portability.api import beam_provision_api_pb2 as provision
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineRunner, create_runner
-from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
+from apache_beam.transforms.environments import Environment
 
-from pipeline.arguments import available_cores
+from pipeline.forked_workers import ForkedEnvironment
+from pipeline.forkserver import fork_server
 from pipeline.options import LabelConfig
+from pipeline.resources import available_cores, choose_threads
 from transforms.errors import CatalogError, UsageError
 
 
@@ -51,10 +51,10 @@ def _check_known(args: list[str]) -> None:
 
 
 def threads_per_worker(config: LabelConfig) -> int:
-    """PyTorch's threads in each worker process: all cores together, never more."""
+    """PyTorch's threads in each worker process."""
     if config.runner != "DirectRunner":
         return 1  # clusters start one worker process per core
-    return max(1, available_cores() // config.workers)
+    return choose_threads(available_cores(), config.workers)
 
 
 def check_runner(name: str) -> None:
@@ -98,10 +98,7 @@ def _local_runner(workers: int, options: PipelineOptions) -> PipelineRunner:
 
 def _worker_environment(workers: int) -> Environment | None:
     """Several workers are processes of their own; one shares this process."""
-    if workers == 1:
-        return None
-    command = f"exec {shlex.quote(sys.executable)} -m pipeline.worker"
-    return SubprocessSDKEnvironment.from_command_string(command)
+    return None if workers == 1 else ForkedEnvironment.of(fork_server())
 
 
 class Interrupts:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.arguments import available_cores
 from pipeline.program import EXIT_DONE, exit_status, refuse_existing
+from pipeline.resources import available_cores
 from transforms.errors import UsageError
 from transforms.models.front_end import PRESETS, FrontEnd
 

@@ -42,6 +42,7 @@ class MarkedAudio:
     def __init__(self, blocks: Iterator[FloatArray]) -> None:
         self.info = AudioInfo("marked", "marked", "stand-in", RATE_HZ, 1)
         self.frames = 0
+        self.mono_seconds = 0.0
         self.exact_frames = None
         self.warnings: tuple[str, ...] = ()
         self._blocks = blocks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -35,6 +35,7 @@ WINDOWS, KNOWN, COUNTS = "windows", "known", "counts"
 
 _DEFAULT_LIMITS = DecoderLimits()
 
+_Opened: TypeAlias = Callable[[], contextlib.AbstractContextManager[RemoteAudio]]
 _Output: TypeAlias = "AudioWindow | pvalue.TaggedOutput[Any, Any]"
 
 
@@ -53,7 +54,13 @@ def long_enough(audio: RemoteAudio, min_seconds: float) -> Iterator[FloatArray]:
 
 
 def decode_track(
-    track: Track, source: Fetched, front_end: FrontEnd, *, min_seconds: float, sandbox: Sandbox
+    track: Track,
+    source: Fetched,
+    front_end: FrontEnd,
+    *,
+    min_seconds: float,
+    sandbox: Sandbox,
+    count_seconds: Callable[[Mapping[str, float]], None] = lambda spent: None,
 ) -> Iterator[AudioWindow]:
     """Decode one track to its windows.
 
@@ -68,6 +75,8 @@ def decode_track(
         Less sound than this is a failure.
     sandbox : Sandbox
         Where the decoders run.
+    count_seconds : callable
+        Takes the seconds that were spent, by part: decode, mono, transfer.
 
     Yields
     ------
@@ -81,12 +90,17 @@ def decode_track(
         If the file cannot be decoded, or holds less than ``min_seconds`` of sound.
     """
 
-    def opened() -> RemoteAudio:
-        return sandbox.open(
+    @contextlib.contextmanager
+    def opened() -> Iterator[RemoteAudio]:
+        with sandbox.open(
             source.path,
             max_seconds=front_end.decoded_seconds,
             channel_rule=front_end.channel_rule,
-        )
+        ) as audio:
+            try:
+                yield audio
+            finally:
+                count_seconds(audio.spent)
 
     with opened() as audio:
         frames = None
@@ -105,7 +119,7 @@ def decode_track(
 def _placed(
     track: Track,
     audio: RemoteAudio,
-    opened: Callable[[], RemoteAudio],
+    opened: _Opened,
     front_end: FrontEnd,
     min_seconds: float,
 ) -> tuple[Iterator[AudioWindow], int]:
@@ -120,7 +134,7 @@ def _placed(
     return _decoded_again(opened, total_frames=frames, **what), frames
 
 
-def _decoded_again(opened: Callable[[], RemoteAudio], **what: Any) -> Iterator[AudioWindow]:
+def _decoded_again(opened: _Opened, **what: Any) -> Iterator[AudioWindow]:
     with opened() as audio:
         yield from cut_windows(audio.blocks(), **what)
 
@@ -253,7 +267,8 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
     ) -> Iterator[AudioWindow]:
         """Add a file to ``contents`` by its hash, and keep the first one's bytes."""
         with contextlib.ExitStack() as stack:
-            source = stack.enter_context(fetched(track.uri))
+            with self._meter.timed("read"):
+                source = stack.enter_context(fetched(track.uri))
             if source.sha256 in contents:
                 contents[source.sha256][1].append(track)
             else:
@@ -279,7 +294,12 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
 
     def _decode(self, track: Track, source: Fetched) -> Iterator[AudioWindow]:
         return decode_track(
-            track, source, self._front_end, min_seconds=self._min_seconds, sandbox=self._sandbox
+            track,
+            source,
+            self._front_end,
+            min_seconds=self._min_seconds,
+            sandbox=self._sandbox,
+            count_seconds=self._meter.timed.update,
         )
 
     def _guarded(

@@ -6,27 +6,34 @@ depend on its neighbours or on its place in the batch.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import numpy.typing as npt
+from apache_beam.metrics import Metrics
 from apache_beam.ml.inference import base as beam_inference
 
 from transforms.errors import Reason, StageError
 from transforms.models.checkpoint import Checkpoint
-from transforms.models.vit import Device, Precision, ViT, ViTOutput
+from transforms.models.vit import Device, Precision, ViT, ViTOutput, load_vit, use_threads
 from transforms.records import FloatArray, LogMelWindow, WindowPrediction
-from transforms.stage_metrics import FAILURES, StageMeter
+from transforms.stage_metrics import FAILURES, PROFILE, StageMeter
 
 STAGE = "RunInference"
+BATCH_WAIT = "batch_wait_microseconds"  # of a window on average, from its image to its batch
+BATCH_ROWS = "batch_rows"  # computed, those that fill up a batch included
 
 
-def pad_batch(images: Sequence[FloatArray], batch_size: int) -> FloatArray:
-    """Stack images and fill up with zeros to float32 (batch_size, height, width)."""
-    batch = np.zeros((batch_size, *images[0].shape), dtype=np.float32)
-    np.stack(images, out=batch[: len(images)])
+def pad_batch(
+    images: Sequence[FloatArray], batch_size: int, dtype: type[np.floating[Any]] = np.float32
+) -> npt.NDArray[Any]:
+    """Stack images and fill up with zeros to (batch_size, height, width)."""
+    batch = np.zeros((batch_size, *images[0].shape), dtype=dtype)
+    np.stack(images, out=batch[: len(images)], casting="same_kind")
     return batch
 
 
@@ -98,6 +105,8 @@ class ViTModelHandler(
         self._precision = precision
         self._threads = threads
         self._embeddings = embeddings
+        self._waits = Metrics.distribution(PROFILE, BATCH_WAIT)
+        self._rows = Metrics.counter(PROFILE, BATCH_ROWS)
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -105,15 +114,34 @@ class ViTModelHandler(
         front_end = self._checkpoint.front_end
         return front_end.image_height, front_end.image_width
 
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """The arguments of transforms.models.vit.load_vit."""
+        return {
+            "folder": str(self._checkpoint.folder),
+            "fingerprint": self._checkpoint.fingerprint,
+            "device": self._device,
+            "precision": self._precision,
+            "batch_size": self._batch_size,
+        }
+
+    @property
+    def _image_type(self) -> type[np.floating[Any]]:
+        """Half the bytes on the way to a GPU, whose products are no finer."""
+        return np.float16 if self.share_model_across_processes() else np.float32
+
+    def share_model_across_processes(self) -> bool:
+        """Whether one process has the model for all workers of a machine: the one with a GPU.
+
+        On a CPU every worker computes for itself, on weights that it shares with the others.
+        """
+        return self._device == "cuda"
+
     def load_model(self) -> ViT:
         """Load the weights; called once per worker process."""
-        return ViT(
-            self._checkpoint.folder,
-            device=self._device,
-            precision=self._precision,
-            threads=self._threads,
-            batch_size=self._batch_size,
-        )
+        if self._threads is not None:
+            use_threads(self._threads)
+        return load_vit(**self.model_settings)
 
     def run_inference(
         self,
@@ -122,7 +150,10 @@ class ViTModelHandler(
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[WindowPrediction]:
         """Predictions of at most ``batch_size`` windows, in their order."""
-        images = pad_batch([window.image for window in batch], self._batch_size)
+        waited_s = time.monotonic() - sum(window.made_s for window in batch) / len(batch)
+        self._waits.update(round(1e6 * waited_s))
+        self._rows.inc(self._batch_size)
+        images = pad_batch([w.image for w in batch], self._batch_size, self._image_type)
         return to_predictions(batch, model.predict(images), embeddings=self._embeddings)
 
     def get_num_bytes(self, batch: Sequence[LogMelWindow]) -> int:

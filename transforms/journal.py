@@ -26,6 +26,8 @@ import pyarrow.parquet as pq
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms.stage_metrics import count_parts
+from transforms.stopwatch import StopWatch
 from transforms.storage.durable import commit, list_folder, read_file
 
 Kind = Literal["tracks", "copies", "failures", "listed", "skipped"]
@@ -171,6 +173,7 @@ class SegmentBuffer(Generic[T]):
 
 class _JournalDoFn(beam.DoFn):  # type: ignore[misc]
     _buffer: SegmentBuffer[dict[str, Any]]  # from setup on
+    _timed: StopWatch
 
     def __init__(self, folder: str, kind: Kind, schema: pa.Schema, nested: str | None) -> None:
         self._folder = folder
@@ -179,10 +182,13 @@ class _JournalDoFn(beam.DoFn):  # type: ignore[misc]
         self._nested = nested
 
     def setup(self) -> None:
-        self._buffer = SegmentBuffer(
-            lambda rows: commit_segment(self._folder, self._kind, rows, self._schema)
-        )
+        self._timed = StopWatch()
+        self._buffer = SegmentBuffer(self._commit)
         self._buffer.start()
+
+    def _commit(self, rows: list[dict[str, Any]]) -> str:
+        with self._timed("write"):
+            return commit_segment(self._folder, self._kind, rows, self._schema)
 
     def process(self, rows: list[dict[str, Any]]) -> Iterator[str]:
         windows = sum(len(row[self._nested]) for row in rows) if self._nested else 0
@@ -191,6 +197,7 @@ class _JournalDoFn(beam.DoFn):  # type: ignore[misc]
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         self._buffer.flush()
+        count_parts(self._timed)
         for path in self._buffer.take_paths():
             yield GlobalWindows.windowed_value(path)
 

@@ -7,6 +7,7 @@ here on numpy, scipy's sparse matrices and PyTorch's FFT, several times faster t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from scipy import sparse
 from transforms.models.front_end import FrontEnd
 from transforms.records import FloatArray, LogMelWindow, PreparedWindow
 from transforms.stage_metrics import FAILURES, StageMeter
+from transforms.stopwatch import Timed, untimed
 
 _AMIN = 1e-10  # librosa.power_to_db's floor under any power
 _FRAMES_PER_BLOCK = 256  # a block's spectrum stays in the processor's cache
@@ -161,20 +163,25 @@ def resize(image: FloatArray, height: int, width: int) -> FloatArray:
     return np.ascontiguousarray(image, dtype=np.float32)
 
 
-def to_image(samples: FloatArray, front_end: FrontEnd) -> FloatArray:
+def to_image(samples: FloatArray, front_end: FrontEnd, timed: Timed = untimed) -> FloatArray:
     """Mono samples to the model's image.
 
     Parameters
     ----------
     samples : float32, shape (samples,)
     front_end : FrontEnd
+    timed : Timed
+        Counts the seconds of the parts mel and resize.
 
     Returns
     -------
     float32, shape (image_height, image_width)
         -1 is ``top_db`` under the window's peak, 1 the peak. Low frequencies come first.
     """
-    return decibels_to_image(log_mel(samples, front_end), front_end)
+    with timed("mel"):
+        decibels = log_mel(samples, front_end)
+    with timed("resize"):
+        return decibels_to_image(decibels, front_end)
 
 
 def decibels_to_image(decibels: FloatArray, front_end: FrontEnd) -> FloatArray:
@@ -202,7 +209,7 @@ class _MelDoFn(beam.DoFn):  # type: ignore[misc]
         yield from self._meter.run(window.track, lambda: [self._convert(window)])
 
     def _convert(self, window: PreparedWindow) -> LogMelWindow:
-        image = to_image(window.samples, self._front_end)
+        image = to_image(window.samples, self._front_end, self._meter.timed)
         return LogMelWindow(
             window.track,
             window.window_index,
@@ -211,6 +218,7 @@ class _MelDoFn(beam.DoFn):  # type: ignore[misc]
             window.content_s,
             image,
             window.facts,
+            time.monotonic(),
         )
 
 

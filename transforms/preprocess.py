@@ -19,6 +19,7 @@ from transforms.errors import Reason, StageError
 from transforms.models.front_end import FrontEnd
 from transforms.records import AudioWindow, FloatArray, PreparedWindow
 from transforms.stage_metrics import FAILURES, StageMeter
+from transforms.stopwatch import Timed, untimed
 from transforms.windows import target_slice
 
 LARGEST = 1e12
@@ -102,7 +103,7 @@ def check_samples(samples: FloatArray) -> None:
         )
 
 
-def prepare(window: AudioWindow, front_end: FrontEnd) -> PreparedWindow:
+def prepare(window: AudioWindow, front_end: FrontEnd, timed: Timed = untimed) -> PreparedWindow:
     """All of Preprocess for one window.
 
     Parameters
@@ -110,6 +111,8 @@ def prepare(window: AudioWindow, front_end: FrontEnd) -> PreparedWindow:
     window : AudioWindow
         float32 samples of shape (frames, channels), with the resampler's margin.
     front_end : FrontEnd
+    timed : Timed
+        Counts the seconds of the parts mono, resample, and clean (the optional steps).
 
     Returns
     -------
@@ -125,18 +128,13 @@ def prepare(window: AudioWindow, front_end: FrontEnd) -> PreparedWindow:
     """
     check_samples(window.samples)
     rate_hz = front_end.sample_rate_hz
-    mono = to_mono(window.samples, front_end.channel_rule)
+    with timed("mono"):
+        mono = to_mono(window.samples, front_end.channel_rule)
     offset, length = target_slice(window, front_end)
-    samples = fit_length(resample(mono, window.sample_rate_hz, rate_hz)[offset:], length)
-    if front_end.remove_dc:
-        samples = remove_dc(samples)
-    silent = not samples.any()
-    if front_end.denoise == "spectral_gate":
-        samples = spectral_gate(samples, rate_hz)
-    if front_end.trim_silence_db is not None:
-        samples = trim_silence(samples, front_end.trim_silence_db)
-    if front_end.normalize_peak:
-        samples = normalize_peak(samples)
+    with timed("resample"):
+        samples = fit_length(resample(mono, window.sample_rate_hz, rate_hz)[offset:], length)
+    with timed("clean"):
+        samples, silent = _cleaned(samples, front_end)
     content_s = 0.0 if silent else len(samples) / rate_hz
     if front_end.windows != "whole":
         samples = fit_length(samples, front_end.window_samples)
@@ -151,13 +149,29 @@ def prepare(window: AudioWindow, front_end: FrontEnd) -> PreparedWindow:
     )
 
 
+def _cleaned(samples: FloatArray, front_end: FrontEnd) -> tuple[FloatArray, bool]:
+    """What is left after the optional steps, and whether it was digital silence."""
+    if front_end.remove_dc:
+        samples = remove_dc(samples)
+    silent = not samples.any()
+    if front_end.denoise == "spectral_gate":
+        samples = spectral_gate(samples, front_end.sample_rate_hz)
+    if front_end.trim_silence_db is not None:
+        samples = trim_silence(samples, front_end.trim_silence_db)
+    if front_end.normalize_peak:
+        samples = normalize_peak(samples)
+    return samples, silent
+
+
 class _PrepareDoFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, front_end: FrontEnd) -> None:
         self._front_end = front_end
         self._meter = StageMeter("Preprocess")
 
     def process(self, window: AudioWindow) -> Iterator[Any]:
-        yield from self._meter.run(window.track, lambda: [prepare(window, self._front_end)])
+        yield from self._meter.run(
+            window.track, lambda: [prepare(window, self._front_end, self._meter.timed)]
+        )
 
 
 @dataclass

@@ -108,6 +108,7 @@ class LogMelWindow(Window):
     content_s: float
     image: FloatArray  # (image_height, image_width), -1 (top_db under the peak) to 1 (the peak)
     facts: TrackFacts | None = None
+    made_s: float = 0.0  # time.monotonic() of its process
 
 
 @dataclass(frozen=True)

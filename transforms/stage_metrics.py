@@ -6,15 +6,17 @@ JSON takes its stage timings from here.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from apache_beam import pvalue
 from apache_beam.metrics import Metrics
 
 from transforms.errors import Reason, StorageError
 from transforms.records import Failure, Track
+from transforms.stopwatch import StopWatch
 
 T = TypeVar("T")
 
@@ -26,8 +28,28 @@ IN_METRIC, OUT_METRIC = "elements_in", "elements_out"
 FAILED_PREFIX = "failed_"
 
 
+PROFILE = "Profile"
+"""Namespace of the counters that say how many microseconds a part of a stage took."""
+
+
+def count_parts(watch: StopWatch) -> None:
+    """Add what a stop watch has counted to the metrics of the running bundle."""
+    for part, seconds in watch.take().items():
+        _part_counter(part).inc(round(1e6 * seconds))
+
+
+@functools.cache  # to make one takes longer than many a part
+def _part_counter(part: str) -> Any:
+    return Metrics.counter(PROFILE, part)
+
+
 class StageMeter:
     """The metrics of one stage; make it in ``DoFn.__init__``, it travels with the DoFn.
+
+    Attributes
+    ----------
+    timed : StopWatch
+        For the parts of the stage.
 
     Parameters
     ----------
@@ -37,6 +59,7 @@ class StageMeter:
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
+        self.timed = StopWatch()
         self._in = Metrics.counter(stage, IN_METRIC)
         self._out = Metrics.counter(stage, OUT_METRIC)
         self._busy = Metrics.distribution(stage, BUSY_METRIC)
@@ -71,6 +94,7 @@ class StageMeter:
         finally:
             busy_ns += time.perf_counter_ns() - started_ns
             self._busy.update(busy_ns // 1000)
+            count_parts(self.timed)
 
     def failed(self, failure: Failure) -> pvalue.TaggedOutput:
         """Count ``failure`` and tag it for the stage's failures output."""

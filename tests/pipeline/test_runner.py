@@ -16,6 +16,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from pipeline import runner
+from pipeline.forked_workers import ForkedEnvironment
 from pipeline.options import parse_options
 from pipeline.runner import (
     Interrupts,
@@ -83,10 +84,9 @@ def test_directrunner_is_in_process_and_never_prism():
     assert make_runner(config("--runner=FlinkRunner"), PipelineOptions([])) == "FlinkRunner"
 
 
-def test_several_workers_are_processes_of_this_interpreter_and_get_the_options():
+def test_several_workers_are_forked_and_get_the_options():
     made = make_runner(config("--workers=2"), PipelineOptions(["--s3_region_name=here"]))
-    command = made._default_environment.command_string
-    assert command.endswith(" -m pipeline.worker")
+    assert isinstance(made._default_environment, ForkedEnvironment)
     info = made._provision_info.provision_info
     assert "here" in str(info.pipeline_options)
 

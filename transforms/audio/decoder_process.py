@@ -71,6 +71,7 @@ class Server:
         self._open_audio = open_audio
         self._audio: Audio | None = None
         self._streams: dict[str, Iterator[FloatArray]] = {}
+        self._busy_s = 0.0  # with the open file
 
     def answer(self, request: Request) -> Answer:
         """Do what is asked.
@@ -91,7 +92,10 @@ class Server:
             "open": self._open, "exact": self._exact, "part": self._part, "next": self._next,
             "count": self._count, "close": self._close,
         }  # fmt: skip
-        return operations[request["op"]](request)
+        started = time.perf_counter()
+        header, samples = operations[request["op"]](request)
+        self._busy_s += time.perf_counter() - started
+        return header | {"busy_seconds": self._busy_s}, samples
 
     def _open(self, request: Request) -> Answer:
         self._close(request)  # the one before, if its reader went away
@@ -127,6 +131,7 @@ class Server:
 
     def _close(self, request: Request) -> Answer:
         audio, self._audio, self._streams = self._audio, None, {}
+        self._busy_s = 0.0
         if audio is not None:
             audio.close()
         return {}, None
@@ -142,6 +147,7 @@ class Server:
             "info": dataclasses.asdict(audio.info),
             "frames": audio.frames,
             "warnings": list(audio.warnings),
+            "mono_seconds": audio.mono_seconds,
         }
 
 

@@ -7,6 +7,7 @@ and its range, and what is not as it should be raises GarbledError.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ class Reply:
     frames: int = 0
     exact_frames: int | None = None
     warnings: tuple[str, ...] = ()
+    busy_seconds: float = 0.0  # of the child with this file
+    mono_seconds: float = 0.0  # of these, in the channel rule
 
 
 class GarbledError(Exception):
@@ -77,6 +80,8 @@ def _reply(header: dict[str, Any]) -> Reply:
         frames=_count(header["frames"]),
         exact_frames=None if header.get("exact_frames") is None else _count(header["exact_frames"]),
         warnings=tuple(DecodeWarning(w).value for w in header["warnings"]),
+        busy_seconds=_seconds(header["busy_seconds"]),
+        mono_seconds=_seconds(header["mono_seconds"]),
     )
 
 
@@ -90,6 +95,12 @@ def _count(value: Any) -> int:
     if _typed(value, int) not in range(1 << 53):
         raise ValueError(f"{value} is no number of frames")
     return int(value)
+
+
+def _seconds(value: Any) -> float:
+    if not 0.0 <= _typed(value, float) < math.inf:
+        raise ValueError(f"{value} is no time")
+    return float(value)
 
 
 def _shape(frames: Any, channels: Any) -> tuple[int, int]:

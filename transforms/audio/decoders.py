@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ import numpy as np
 from transforms.audio.channels import to_mono
 from transforms.audio.choice import DOUBTED_SECONDS, Choice, choose
 from transforms.audio.readers import AudioInfo, DecodeWarning, clearly_less
-from transforms.audio.seeking import SeekingReader, open_seeking
+from transforms.audio.seeking import PartReader, open_seeking
 from transforms.errors import Reason, StageError
 from transforms.models.front_end import ChannelRule
 from transforms.records import FloatArray
@@ -45,11 +46,12 @@ class Audio:
     _file: io.RawIOBase
     _choice: Choice
     frames: int = 0  # handed out so far
+    mono_seconds: float = 0.0  # that the channel rule took
     _found: set[DecodeWarning] = field(default_factory=set)
     _peak: float = 0.0
     _full_scale: int = 0  # samples of all channels
     _ended: bool = False
-    _seeking: tuple[SeekingReader, int] | None = None
+    _seeking: tuple[PartReader, int] | None = None
     _seeking_known: bool = False
 
     @property
@@ -115,10 +117,11 @@ class Audio:
             self._found |= self._length_warnings(self._limit - room)
 
     def part(self, first: int, last: int) -> Iterator[FloatArray]:
-        """Read some frames alone, by seeking.
+        """Read some frames without decoding all that stands before them.
 
-        They equal the same frames of a full decode bit for bit. Where the data in the part is
-        damaged, the rest of it comes out of a full decode and may be shorter.
+        They equal the same frames of a full decode bit for bit; behind damaged data in MP3, but
+        for rounding. Where the part cannot be read alone to its end, the rest of it comes out of
+        a full decode and may be shorter.
 
         Parameters
         ----------
@@ -171,7 +174,10 @@ class Audio:
         self.frames += len(block)
         if self.channel_rule is None:
             return block
-        return to_mono(block, self.channel_rule)[:, np.newaxis]
+        started = time.perf_counter()
+        mono = to_mono(block, self.channel_rule)
+        self.mono_seconds += time.perf_counter() - started
+        return mono[:, np.newaxis]
 
     def _length_warnings(self, frames: int) -> set[DecodeWarning]:
         """Compare what was decoded to what the file says."""
@@ -247,7 +253,7 @@ def open_audio(
     -------
     Audio
         A context manager with ``info``, ``blocks()``, ``frames`` and ``warnings``, and with
-        ``exact_frames`` and ``part()`` for files in which seeking is exact.
+        ``exact_frames`` and ``part()`` for files of which parts can be read alone.
 
     Raises
     ------

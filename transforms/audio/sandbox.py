@@ -223,6 +223,16 @@ class RemoteAudio:
         return self._ask({"op": "exact"})[0].exact_frames
 
     @property
+    def spent(self) -> dict[str, float]:
+        """Seconds by part: in the decoders, in the channel rule, and on the way to here."""
+        busy_s = min(self._busy_s, self._account.waited_s)
+        return {
+            "decode": max(0.0, busy_s - self._mono_s),
+            "mono": self._mono_s,
+            "transfer": self._account.waited_s - busy_s,
+        }
+
+    @property
     def duration_s(self) -> float:
         """Seconds of sound handed out or counted so far."""
         return self.frames / self.info.sample_rate_hz
@@ -284,6 +294,7 @@ class RemoteAudio:
     def _take(self, reply: Reply) -> None:
         assert reply.info is not None  # Sandbox.ask refuses such a reply
         self.info, self.frames, self.warnings = reply.info, reply.frames, reply.warnings
+        self._busy_s, self._mono_s = reply.busy_seconds, reply.mono_seconds
 
     def __enter__(self) -> RemoteAudio:
         return self

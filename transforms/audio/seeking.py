@@ -1,16 +1,19 @@
-"""Parts of a file read by seeking alone, where that gives exactly what a full decode gives.
+"""Parts of a file read alone, where that gives exactly what a full decode gives.
 
-It does in PCM, ADPCM and FLAC as libsndfile reads them. It does not in MP3, Vorbis and Opus,
-whose decoders carry state over from the frames before the part, nor in damaged ALAC.
+Seeking does in PCM, ADPCM and FLAC as libsndfile reads them. It does not in MP3, Vorbis and Opus,
+whose decoders carry state over from the frames before the part, nor in damaged ALAC. For MP3
+see transforms.audio.mp3_parts.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
+from transforms.audio.mp3_parts import open_mp3_parts
 from transforms.audio.readers import AudioInfo, block_frames
 from transforms.audio.sniff import Sniffed
 from transforms.audio.soundfile_reader import SoundFileReader
@@ -20,6 +23,13 @@ from transforms.records import FloatArray
 _EXACT_CODECS = frozenset({"flac", "adpcm_ms", "adpcm_ima_wav"})
 _EXACT_CONTAINERS = frozenset({"wav", "aiff", "au", "caf", "w64", "rf64", "flac"})
 _TAIL_FRAMES = 8_192  # read at the end to see that it is where the header says
+
+
+class PartReader(Protocol):
+    """A second handle on a file, for parts of it; see :class:`SeekingReader`."""
+
+    def part(self, first: int, last: int) -> Iterator[FloatArray]: ...
+    def close(self) -> None: ...
 
 
 class SeekingReader:
@@ -79,7 +89,7 @@ class SeekingReader:
 
 def open_seeking(
     path: Path, file: io.RawIOBase, sniffed: Sniffed, info: AudioInfo
-) -> tuple[SeekingReader, int] | None:
+) -> tuple[PartReader, int] | None:
     """Open a file for reading parts of it.
 
     Parameters
@@ -95,22 +105,40 @@ def open_seeking(
 
     Returns
     -------
-    tuple of SeekingReader and int, or None
+    tuple of PartReader and int, or None
         The reader and the number of frames; None where parts would not equal a full decode.
     """
-    if not _may_seek(sniffed, info):
+    opener = _opener(sniffed, info)
+    handle = None if opener is None else _second_handle(path, file)
+    if opener is None or handle is None:
         return None
-    try:
-        handle = path.open("rb", buffering=0)
-    except OSError:  # gone or replaced meanwhile: the file that is open can still be decoded
-        return None
-    if not os.path.samestat(os.fstat(handle.fileno()), os.fstat(file.fileno())):
+    opened = opener(handle, sniffed, info)
+    if opened is None:
         handle.close()
+    return opened
+
+
+_Opener = Callable[[io.RawIOBase, Sniffed, AudioInfo], "tuple[PartReader, int] | None"]
+
+
+def _opener(sniffed: Sniffed, info: AudioInfo) -> _Opener | None:
+    """What opens such a file, if its parts may equal a full decode."""
+    if info.decoder != "soundfile" or sniffed.cut_off or not sniffed.trust_soundfile:
         return None
+    if (sniffed.container, info.container, info.codec) == ("mp3", "mp3", "mp3"):
+        return open_mp3_parts
+    exact = info.codec.startswith("pcm") or info.codec in _EXACT_CODECS
+    if exact and info.container in _EXACT_CONTAINERS and sniffed.states_length:
+        return _open_by_seeking
+    return None
+
+
+def _open_by_seeking(
+    file: io.RawIOBase, sniffed: Sniffed, info: AudioInfo
+) -> tuple[SeekingReader, int] | None:
     try:
-        reader = SeekingReader(handle)
+        reader = SeekingReader(file)
     except StageError:
-        handle.close()
         return None
     frames = reader.verified_frames(info)
     if frames is None:
@@ -119,9 +147,13 @@ def open_seeking(
     return reader, frames
 
 
-def _may_seek(sniffed: Sniffed, info: AudioInfo) -> bool:
-    if info.decoder != "soundfile" or info.container not in _EXACT_CONTAINERS:
-        return False
-    if sniffed.cut_off or not (sniffed.trust_soundfile and sniffed.states_length):
-        return False
-    return info.codec.startswith("pcm") or info.codec in _EXACT_CODECS
+def _second_handle(path: Path, file: io.RawIOBase) -> io.FileIO | None:
+    """Open the file once more, unless it is gone or another one by now."""
+    try:
+        handle = path.open("rb", buffering=0)
+    except OSError:  # the file that is open can still be decoded
+        return None
+    if os.path.samestat(os.fstat(handle.fileno()), os.fstat(file.fileno())):
+        return handle
+    handle.close()
+    return None

@@ -25,7 +25,20 @@ _SUBTYPES = {
     "IMA_ADPCM": "adpcm_ima_wav", "GSM610": "gsm_ms", "PCM_16": "pcm_s16", "PCM_24": "pcm_s24",
     "PCM_32": "pcm_s32",
 }  # fmt: skip
+_SEEKS_INEXACTLY = ("MP3", "MPEG")
 _UNREAD_BYTES = 4_096  # tags behind the sound are smaller, as a rule
+
+
+class SequentialSoundFile(sf.SoundFile):  # type: ignore[misc]
+    """A SoundFile that does not seek by itself in MP3.
+
+    soundfile seeks behind every read, to where it is already. That discards the state of the MP3
+    decoder: the first sound of the next read comes out wrong.
+    """
+
+    def seekable(self) -> bool:
+        """Whether soundfile may seek unasked; :meth:`seek` works all the same."""
+        return self.format not in _SEEKS_INEXACTLY and bool(super().seekable())
 
 
 class SoundFileReader:
@@ -47,12 +60,13 @@ class SoundFileReader:
         self._fd = file.fileno()
         self._size = os.fstat(self._fd).st_size
         try:
-            self._file = sf.SoundFile(self._fd, closefd=False)
+            self._file = SequentialSoundFile(self._fd, closefd=False)
         except (sf.SoundFileError, RuntimeError, ValueError) as error:
             raise StageError(Reason.NOT_AUDIO, f"soundfile: {error_text(error)}") from error
         codec = "flac" if self._file.format == "FLAC" else self._file.subtype
         codec = _SUBTYPES.get(codec, codec.lower().split("alac_")[0] or "alac")
-        container = {"WAVEX": "wav", "MPEG": "mp3"}.get(self._file.format, self._file.format)
+        kind = str(self._file.format)
+        container = {"WAVEX": "wav", "MPEG": "mp3"}.get(kind, kind)
         self.info = AudioInfo(
             container.lower(), codec, "soundfile", self._file.samplerate, self._file.channels
         )
@@ -61,14 +75,17 @@ class SoundFileReader:
         self.stated_s: float | None = self.stated_frames / self.info.sample_rate_hz
         self.warnings: set[DecodeWarning] = set()
 
-    def blocks(self) -> Iterator[FloatArray]:
-        frames = block_frames(self.info.channels)
+    def blocks(self, frames: int | None = None) -> Iterator[FloatArray]:
+        """Read in blocks of ``frames``, as large as blocks may be by default."""
+        frames = frames or block_frames(self.info.channels)
+        left = self.stated_frames  # libsndfile decodes what is asked for beyond, and drops it
         while True:
             try:
-                block = self._file.read(frames, dtype="float32", always_2d=True)
+                block = self._file.read(min(frames, left), dtype="float32", always_2d=True)
             except (sf.SoundFileError, RuntimeError):
                 self.warnings.add(DecodeWarning.CORRUPT_FRAMES)
                 return
+            left -= len(block)
             if len(block):
                 yield block
             if len(block) < frames:

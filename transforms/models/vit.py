@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from transforms.errors import CheckpointError
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
+HalfArray: TypeAlias = npt.NDArray[np.float16]
 Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -40,6 +42,15 @@ def resolve_device(device: Device) -> str:
     return "cuda" if device != "cpu" and available else "cpu"
 
 
+def gpu_bytes(device: Device) -> int | None:
+    """Memory of the GPU that a resolved ``cuda`` means; None for the CPU, and for ``auto``."""
+    import torch
+
+    if device != "cuda" or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
 def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
     """The number type to compute in; ``auto`` is bfloat16 where the hardware multiplies it."""
     import torch
@@ -55,6 +66,34 @@ def resolve_precision(precision: Precision, device: str) -> Literal["float32", "
     return "bfloat16" if fast else "float32"
 
 
+def use_threads(threads: int) -> None:
+    """Let PyTorch use so many threads on the CPU, in this whole process."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+@functools.lru_cache(maxsize=1)
+def load_vit(
+    folder: str, fingerprint: str, device: Device, precision: Precision, batch_size: int
+) -> ViT:
+    """Load a checkpoint, once in a process and those that are forked from it.
+
+    Parameters
+    ----------
+    folder, device, precision, batch_size
+        As for :class:`ViT`.
+    fingerprint : str
+        Of the checkpoint: a folder may get other weights.
+
+    Raises
+    ------
+    CheckpointError
+        As :class:`ViT`.
+    """
+    return ViT(Path(folder), device=device, precision=precision, batch_size=batch_size)
+
+
 class ViT:
     """A checkpoint of transformers' ``ViTForImageClassification``, for inference.
 
@@ -64,8 +103,6 @@ class ViT:
         Checkpoint with config.json and model.safetensors.
     device : {"auto", "cpu", "cuda"}
     precision : {"auto", "float32", "bfloat16"}
-    threads : int, optional
-        Threads of PyTorch on the CPU, for this whole process; None leaves its default.
     batch_size : int
         Images per call that the weights are laid out for; others are computed, too.
 
@@ -81,15 +118,12 @@ class ViT:
         *,
         device: Device = "auto",
         precision: Precision = "auto",
-        threads: int | None = None,
         batch_size: int = 8,
     ) -> None:
         import torch
 
         from transforms.models.vit_network import ViTNetwork
 
-        if threads is not None:
-            torch.set_num_threads(threads)
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
@@ -98,12 +132,12 @@ class ViT:
                 folder, device=self.device, dtype=dtype, batch_size=batch_size
             )
 
-    def predict(self, images: FloatArray) -> ViTOutput:
+    def predict(self, images: FloatArray | HalfArray) -> ViTOutput:
         """Log-probabilities and embeddings of a batch.
 
         Parameters
         ----------
-        images : float32, shape (images, height, width), in [-1, 1]
+        images : float32 or float16, shape (images, height, width), in [-1, 1]
             The value of all of the model's channels.
 
         Returns
@@ -113,6 +147,12 @@ class ViT:
         import torch
 
         with torch.inference_mode():
-            logits, embeddings = self._network(torch.from_numpy(images).to(self.device))
+            logits, embeddings = self._network(self._copied(torch.from_numpy(images)))
             log_probs = torch.log_softmax(logits.double(), dim=-1)
             return ViTOutput(log_probs.float().cpu().numpy(), embeddings.cpu().numpy())
+
+    def _copied(self, images: Any) -> Any:
+        """The images as float32 on the device; a GPU fetches them out of pinned memory itself."""
+        if self.device == "cuda":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        return images.float()

@@ -15,6 +15,8 @@ STATE = {
         "channels": 2,
     },
     "frames": 10,
+    "busy_seconds": 0.5,
+    "mono_seconds": 0.0,
     "warnings": ["truncated"],
 }  # fmt: skip
 
@@ -36,7 +38,9 @@ def test_a_good_reply_is_understood() -> None:
     "text",
     [
         b"", b"{", b"\xff\xfe", b"[" * 60_000, b"[]", b"5", b"null", b'"info"', b"1" * 5_000,
-        said(frames=-1), said(frames=True), said(frames=1.0), said(frames=1 << 60),
+        said(busy_seconds=-0.1), said(busy_seconds=1), said(mono_seconds=float("nan")),
+        said(mono_seconds=None), said(frames=-1), said(frames=True), said(frames=1.0),
+        said(frames=1 << 60),
         said(frames="1"), said(shape=[1]), said(shape=[0, 2]), said(shape=[-5, -5]),
         said(shape=[1 << 40, 2]), said(shape=[1, 65]), said(shape=[262_145, 1]),
         said(shape=[131_073, 2]), said(shape=[1.0, 2]), said(shape="22"), said(shape={"a": 1}),

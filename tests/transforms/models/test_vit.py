@@ -9,7 +9,13 @@ from transformers import ViTForImageClassification
 
 from tests.checkpoints import make_checkpoint
 from transforms.errors import CheckpointError
-from transforms.models.vit import ViT, resolve_device, resolve_precision
+from transforms.models.vit import (
+    ViT,
+    load_vit,
+    resolve_device,
+    resolve_precision,
+    use_threads,
+)
 
 
 def images(count=3, size=64, seed=0):
@@ -134,15 +140,20 @@ def test_a_gpu_that_is_not_there(monkeypatch, tiny_checkpoint):
         ViT(tiny_checkpoint, device="cuda")
 
 
-def test_threads(tiny_checkpoint):
+def test_threads():
     before = torch.get_num_threads()
     try:
-        ViT(tiny_checkpoint, device="cpu", precision="float32", threads=before + 1)
-        assert torch.get_num_threads() == before + 1
-        ViT(tiny_checkpoint, device="cpu", precision="float32")
+        use_threads(before + 1)
         assert torch.get_num_threads() == before + 1
     finally:
-        torch.set_num_threads(before)
+        use_threads(before)
+
+
+def test_loaded_once_until_the_checkpoint_changes(tiny_checkpoint):
+    settings = {"device": "cpu", "precision": "float32", "batch_size": 2}
+    first = load_vit(str(tiny_checkpoint), "a", **settings)
+    assert load_vit(str(tiny_checkpoint), "a", **settings) is first
+    assert load_vit(str(tiny_checkpoint), "b", **settings) is not first
 
 
 def test_needs_no_front_end_file(tiny_checkpoint, tmp_path):

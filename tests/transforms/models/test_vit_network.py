@@ -11,7 +11,7 @@ from transformers import ViTForImageClassification
 from tests.checkpoints import edit_config, make_checkpoint
 from transforms.errors import CheckpointError
 from transforms.models import linear
-from transforms.models.vit import ViT
+from transforms.models.vit import ViT, use_threads
 from transforms.models.vit_network import read_shape
 
 
@@ -150,3 +150,20 @@ def test_patches_that_are_not_square(tmp_path):
     batch = np.random.default_rng(0).uniform(-1, 1, (2, 64, 32)).astype(np.float32)
     expected = transformers_answers(folder, batch)
     np.testing.assert_allclose(answers(folder, batch), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_neither_place_nor_threads_change_a_bit(tmp_path, precision, threads):
+    """A size at which PyTorch's own attention of one query does depend on them."""
+    folder = make_checkpoint(tmp_path, image_size=224, patch_size=16)
+    model = ViT(folder, device="cpu", precision=precision, batch_size=8)
+    batch, before = images(8, size=224), torch.get_num_threads()
+    try:
+        use_threads(1)
+        expected = model.predict(batch).log_probs
+        use_threads(threads)
+        turned = model.predict(np.ascontiguousarray(batch[::-1])).log_probs
+    finally:
+        use_threads(before)
+    np.testing.assert_array_equal(turned[::-1], expected)
