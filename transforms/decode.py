@@ -234,6 +234,7 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         self._sandbox = Sandbox(self._limits)
+        self._sandbox.start()  # while the stages behind set themselves up
         self._known = None if self._known_rows is None else load_known(self._known_rows)
 
     def start_bundle(self) -> None:

@@ -7,7 +7,8 @@ depend on its neighbours or on its place in the batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +71,27 @@ def to_predictions(
         )
 
 
+class LoadingModel:
+    """A model that is loaded in a thread, while the first tracks are decoded.
+
+    Parameters
+    ----------
+    load : callable
+        What it raises, the first prediction does.
+    """
+
+    def __init__(self, load: Callable[[], ViT]) -> None:
+        executor = ThreadPoolExecutor(1, "load-model")
+        self._loading = executor.submit(load)
+        executor.shutdown(wait=False)
+
+    def predict(self, images: npt.NDArray[Any]) -> ViTOutput:
+        """As :meth:`ViT.predict`, once the model is there."""
+        return self._loading.result().predict(images)
+
+
 class ViTModelHandler(
-    beam_inference.ModelHandler[LogMelWindow, WindowPrediction, ViT]  # type: ignore[misc]
+    beam_inference.ModelHandler[LogMelWindow, WindowPrediction, LoadingModel]  # type: ignore[misc]
 ):
     """Beam's ModelHandler over the ViT backend.
 
@@ -137,16 +157,16 @@ class ViTModelHandler(
         """
         return self._device == "cuda"
 
-    def load_model(self) -> ViT:
-        """Load the weights; called once per worker process."""
+    def load_model(self) -> LoadingModel:
+        """Begin to load the weights; called once per worker process."""
         if self._threads is not None:
             use_threads(self._threads)
-        return load_vit(**self.model_settings)
+        return LoadingModel(lambda: load_vit(**self.model_settings))
 
     def run_inference(
         self,
         batch: Sequence[LogMelWindow],
-        model: ViT,
+        model: LoadingModel,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[WindowPrediction]:
         """Predictions of at most ``batch_size`` windows, in their order."""

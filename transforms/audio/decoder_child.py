@@ -66,7 +66,7 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 class Child:
-    """A child process that is ready for requests.
+    """A child process; the first request waits until it is ready.
 
     Parameters
     ----------
@@ -78,25 +78,39 @@ class Child:
     Raises
     ------
     RuntimeError
-        If it does not start; the message has the command and what it wrote to stderr.
+        If there is no such command.
     """
 
     def __init__(self, command: tuple[str, ...], memory_bytes: int) -> None:
-        line = [*(command or (sys.executable, *COMMAND)), str(memory_bytes)]
-        with tempfile.TemporaryFile() as stderr:
-            try:
-                self._process = _started(line, stderr)
-            except OSError as error:
-                raise RuntimeError(f"{FAILED_START}: {line}: {error}") from error
-            self.stop = weakref.finalize(self, _end, self._process)  # also when garbage collected
-            self._replies = _fd(self._process.stdout)
-            self._poll = select.poll()  # select.select() cannot take numbers of 1,024 and more
-            self._poll.register(self._replies, select.POLLIN)
-            self._wait_until_ready(line, stderr)
-
-    def _wait_until_ready(self, line: list[str], stderr: IO[bytes]) -> None:
+        self._line = [*(command or (sys.executable, *COMMAND)), str(memory_bytes)]
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, it is open until the child is ready
         try:
-            self._receive(time.monotonic() + START_SECONDS)
+            self._process = _started(self._line, self._stderr)
+        except OSError as error:
+            self._stderr.close()
+            raise RuntimeError(f"{FAILED_START}: {self._line}: {error}") from error
+        self._deadline_s = time.monotonic() + START_SECONDS
+        self.stop = weakref.finalize(self, _end, self._process)  # also when garbage collected
+        weakref.finalize(self, self._stderr.close)
+        self._replies = _fd(self._process.stdout)
+        self._poll = select.poll()  # select.select() cannot take numbers of 1,024 and more
+        self._poll.register(self._replies, select.POLLIN)
+
+    def wait_until_ready(self) -> None:
+        """Wait for the end of its imports, once.
+
+        Raises
+        ------
+        RuntimeError
+            If it does not start; the message has the command and what it wrote to stderr.
+        """
+        if not self._stderr.closed:
+            with self._stderr as stderr:
+                self._receive_ready(self._line, stderr)
+
+    def _receive_ready(self, line: list[str], stderr: IO[bytes]) -> None:
+        try:
+            self._receive(self._deadline_s)
         except (EndedError, LateError, GarbledError) as error:
             status = self.exit_status() if isinstance(error, EndedError) else None
             self.stop()

@@ -81,6 +81,17 @@ class Sandbox:
         self._opened = 0  # files, in this child
         self._current: Account | None = None  # of the file that the child has open
 
+    def start(self) -> None:
+        """Start the child, if there is none, without waiting for it.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no such command.
+        """
+        if self._child is None:
+            self._child = Child(self.limits.command, self.limits.memory_bytes)
+
     def open(
         self, path: Path, *, max_seconds: float = 86_400.0, channel_rule: ChannelRule | None = None
     ) -> RemoteAudio:
@@ -119,8 +130,9 @@ class Sandbox:
         return self._opened_file(path.name, request)
 
     def _opened_file(self, name: str, request: Mapping[str, Any]) -> RemoteAudio:
-        if self._child is None:
-            self._child = Child(self.limits.command, self.limits.memory_bytes)
+        self.start()
+        assert self._child is not None
+        self._child.wait_until_ready()
         self._opened += 1
         account = self._current = Account(name, self.limits.timeout_seconds)
         reply, _ = self.ask(account, request)
