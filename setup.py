@@ -45,7 +45,12 @@ TRAIN = [
     "scikit-learn>=1.5,<2",  # splits and scores
 ]
 
-BENCH: list[str] = []  # what is there compares with librosa and transformers alone
+BENCH = [
+    # Other ways to label a catalog, to compare with. What they need beside this is small.
+    "dask[bag]>=2025.1,<2028",  # versions are dates: the upper bound leaves a year
+    "ray[data]>=2.40,<3",
+    "matplotlib>=3.9,<4",  # the chart
+]
 
 DEV = [
     *TRAIN,

@@ -1,0 +1,1 @@
+"""Throughput against other ways to label the same tracks, and against the hardware's floor."""
