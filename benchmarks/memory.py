@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-_INTERVAL_SECONDS = 0.1
+_LEAST_PAUSE_SECONDS = 0.1
+_PAUSE_PER_LOOK = 20  # the kernel walks all pages of a process: a look at large ones takes long
 
 
 def _parents() -> dict[int, int]:
@@ -52,8 +53,10 @@ def peak_mib(process: subprocess.Popen[str]) -> float:
     """Wait for a program; the peak of its processes together, MiB."""
     peak = 0.0
     while process.poll() is None:
+        started = time.monotonic()
         peak = max(peak, sum(map(pss_mib, tree(process.pid))))
-        time.sleep(_INTERVAL_SECONDS)
+        look_seconds = time.monotonic() - started
+        time.sleep(max(_LEAST_PAUSE_SECONDS, _PAUSE_PER_LOOK * look_seconds))
     return peak
 
 

@@ -22,6 +22,14 @@ from pipeline.forkserver import ForkServer
 
 URN = "catalog_labels:env:forked:v1"
 
+# Workers ping every 20 s. A server that takes that for an attack closes the connection; the worker's
+# log handler then opens another and, at the end of the run, waits for ever on the first.
+_SERVER_OPTIONS = [
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", True),
+]
+
 # By the payload of their environments.
 _servers: weakref.WeakValueDictionary[str, ForkServer] = weakref.WeakValueDictionary()
 
@@ -83,7 +91,7 @@ class _ForkedWorkerHandler(worker_handlers.GrpcWorkerHandler):  # type: ignore[m
         self._thread.join()
 
     def _run(self) -> None:
-        logging_server = grpc.server(shared_unbounded_instance())
+        logging_server = grpc.server(shared_unbounded_instance(), options=_SERVER_OPTIONS)
         port = logging_server.add_insecure_port("localhost:0")
         beam_fn_api_pb2_grpc.add_BeamFnLoggingServicer_to_server(
             local_job_service.BeamFnLoggingServicer(), logging_server

@@ -9,8 +9,10 @@ A file that several inputs name is read once, as one :class:`Track` with all its
 that are likely to hold the same bytes come as one Track with ``copies``. What an earlier run has
 labelled, and is unchanged, does not come at all (see transforms.storage.known).
 
-All that crosses a shuffle is names: in chunks, so that all mentions of a file meet, and by size, so
-that copies do. A million files cost a minute.
+All that crosses a shuffle is names, in chunks: by uri, so that all mentions of a file meet, and by
+size, so that copies do. To the workers that decode go only the names of files in the journal, each
+with a slice of the tracks (see transforms.storage.slices): a runner may keep what crosses a shuffle
+in memory until the run ends.
 """
 
 from __future__ import annotations
@@ -42,12 +44,13 @@ from transforms.mentions import (
 from transforms.records import Failure, Track
 from transforms.stage_metrics import FAILURES, StageMeter
 from transforms.storage.known import Known, KnownRows, load_known
+from transforms.storage.slices import Spread, to_line, to_track
 
 STAGE = "ReadFiles"
 DUPLICATES_METRIC = "duplicate_listings"
 COUNTS = "counts"
 
-_BUCKETS, _CHUNK = 256, 64  # mentions held while listing: at most the product
+_BUCKETS, _CHUNK = 256, 64  # held in front of a shuffle: at most the product
 
 
 def check_inputs(inputs: Iterable[str]) -> None:
@@ -100,6 +103,24 @@ class _Sieve:
                 commit_count(self._journal, kind, number)
 
 
+class _Chunks:
+    """Items by bucket, handed out some at a time: a shuffle costs by the element."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, list[Any]] = defaultdict(list)
+
+    def add(self, bucket: int, item: Any) -> Iterator[tuple[int, list[Any]]]:
+        """Take an item; yield its chunk when that is full."""
+        self._held[bucket].append(item)
+        if len(self._held[bucket]) >= _CHUNK:
+            yield bucket, self._held.pop(bucket)
+
+    def rest(self) -> Iterator[tuple[int, list[Any]]]:
+        """Yield the chunks that are not full."""
+        held, self._held = self._held, defaultdict(list)
+        yield from held.items()
+
+
 class _ListDoFn(beam.DoFn):  # type: ignore[misc]
     """An input to (bucket, mentions) pairs, as plain tuples: Beam encodes these without pickle."""
 
@@ -113,15 +134,11 @@ class _ListDoFn(beam.DoFn):  # type: ignore[misc]
         self._sieve.load()
 
     def process(self, path: str) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
-        chunks: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+        chunks = _Chunks()
         for mention in list_mentions(path, self._root, self._output):
-            if self._is_known(mention):
-                continue
-            chunk = chunks[bucket := _bucket(mention.uri)]
-            chunk.append(tuple(mention))
-            if len(chunk) >= _CHUNK:
-                yield bucket, chunks.pop(bucket)
-        yield from chunks.items()
+            if not self._is_known(mention):
+                yield from chunks.add(_bucket(mention.uri), tuple(mention))
+        yield from chunks.rest()
 
     def _is_known(self, mention: Mention) -> bool:
         distinct = mention.track_id is not None or not mention.columns
@@ -144,7 +161,12 @@ def _bucket(text: str) -> int:
 
 
 class _MergeDoFn(beam.DoFn):  # type: ignore[misc]
-    """A bucket of mentions to the tracks in it that are not known, by the bucket of their size."""
+    """A bucket of mentions to the tracks in it that are not known.
+
+    As chunks of lines (see transforms.storage.slices), by the bucket of their size.
+    """
+
+    _chunks: _Chunks  # of the bundle
 
     def __init__(self, sieve: _Sieve) -> None:
         self._sieve = sieve
@@ -153,6 +175,9 @@ class _MergeDoFn(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         self._sieve.load()
+
+    def start_bundle(self) -> None:
+        self._chunks = _Chunks()
 
     def process(self, element: tuple[int, Iterable[list[tuple[Any, ...]]]]) -> Iterator[Any]:
         by_uri: dict[str, list[Mention]] = defaultdict(list)
@@ -163,7 +188,9 @@ class _MergeDoFn(beam.DoFn):  # type: ignore[misc]
             if isinstance(found, Failure):
                 yield self._meter.failed(found)
             elif found is not None:
-                yield _bucket(str(found.size_bytes)), found
+                # Files without a size are no copies: they need not meet, and may be all there are.
+                bucket = _bucket(str(found.size_bytes or found.uri))
+                yield from self._chunks.add(bucket, to_line(found))
 
     def _merged(self, uri: str, mentions: list[Mention]) -> Track | Failure | None:
         track = merge(uri, mentions)
@@ -179,17 +206,19 @@ class _MergeDoFn(beam.DoFn):  # type: ignore[misc]
         return left
 
     def finish_bundle(self) -> Iterator[Any]:
+        yield from map(GlobalWindows.windowed_value, self._chunks.rest())
         yield from self._sieve.finish()
 
 
 class _CopiesDoFn(beam.DoFn):  # type: ignore[misc]
-    """Tracks of some sizes to tracks with their copies."""
+    """Lines of tracks of some sizes to tracks with their copies."""
 
     def __init__(self) -> None:
         self._meter = StageMeter(STAGE)
 
-    def process(self, element: tuple[int, Iterable[Track]]) -> Iterator[Track]:
-        yield from self._meter.count(lambda: with_copies(element[1]))
+    def process(self, element: tuple[int, Iterable[list[str]]]) -> Iterator[Track]:
+        tracks = map(to_track, itertools.chain.from_iterable(element[1]))
+        yield from self._meter.count(lambda: with_copies(tracks))
 
 
 @dataclass
@@ -205,7 +234,8 @@ class ReadFiles(beam.PTransform):  # type: ignore[misc]
     known : KnownRows, optional
         What need not be labelled again; nothing is known when None.
     journal : str, optional
-        Folder where the counts are left for the run's progress.
+        Folder where the counts are left for the run's progress, and slices of the tracks for the
+        workers. Without one the tracks themselves cross the last shuffle.
     one_input : bool
         Whether there is but one input. No other can add to what it says of a file, so that what
         is known is left out in front of the shuffle.
@@ -236,7 +266,7 @@ class ReadFiles(beam.PTransform):  # type: ignore[misc]
             merged["tracks"]
             | "BySize" >> beam.GroupByKey()
             | "Copies" >> beam.ParDo(_CopiesDoFn())
-            | "Spread" >> beam.Reshuffle()
+            | "Spread" >> (beam.Reshuffle() if self.journal is None else Spread(self.journal))
         )
         return {
             "tracks": tracks,

@@ -13,8 +13,16 @@ import pytest
 from pipeline import recovery
 from tests.catalog import Run
 from transforms.errors import StorageError
-from transforms.journal import commit_count, commit_segment
-from transforms.records import FailureRow, PredictionRow, journal_schema, row_dict, schema_of
+from transforms.journal import commit_count, commit_segment, count_rows
+from transforms.records import (
+    FailureRow,
+    PredictionRow,
+    Track,
+    journal_schema,
+    row_dict,
+    schema_of,
+)
+from transforms.storage.slices import write_slice
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc)
 R0, R1, R2, R3 = (f"20260101T00000{number}Z-00000{number}" for number in range(4))
@@ -96,6 +104,18 @@ def test_what_a_killed_run_finished_is_published(killed):
     assert [row["uri"] for row in run.rows("failures")] == ["c"]
     assert list(killed.glob("journal/*")) == []
     assert not (killed / "json").exists()
+
+
+def test_slices_of_the_catalog_are_no_results_and_go_with_the_journal(killed):
+    """A track of a slice may not have been touched, or be finished in a segment already."""
+    folder = killed / "journal" / R1
+    counts = count_rows(str(folder))
+    for name in ("a", "untouched"):
+        write_slice(f"{folder}/slices", [Track(name, 1, NOW)])
+    assert count_rows(str(folder)) == counts == {"tracks": 2, "failures": 1, "listed": 9}
+    assert recover(str(killed), json_lines=False) == (R1,)
+    assert [row["uri"] for row in Run(killed, 0, "", "").rows("predictions")] == ["a", "b"]
+    assert list(killed.glob("journal/*")) == []
 
 
 def test_its_record_says_so_and_keeps_the_rest(killed):

@@ -81,7 +81,12 @@ def the_one_error(lines: list[str]) -> str:
         "going on from ",
         "the run's record stays as it is: ",
     )
-    others = [line for line in lines if not line.startswith(told) and " tracks/s, " not in line]
+    parts = (" tracks/s, ", "batches of")  # the progress, and what the run takes of the machine
+    others = [
+        line
+        for line in lines
+        if not line.startswith(told) and not any(part in line for part in parts)
+    ]
     assert len(others) == 1, lines
     assert others[0].startswith("error: ")
     assert "[while running" not in others[0]

@@ -5,20 +5,28 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import itertools
+import json
 import os
+from decimal import Decimal
 from functools import partial
+from pathlib import Path
 
 import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.util import assert_that, equal_to
 
 from transforms import mentions, read
 from transforms.books import to_books
-from transforms.errors import InputError, Reason
+from transforms.errors import InputError, Reason, StorageError
+from transforms.journal import count_rows
 from transforms.listing import match
+from transforms.manifest import read_manifest
 from transforms.read import ReadFiles, check_inputs
 from transforms.records import Listing, Track
+from transforms.storage import slices
 
 NAMES = [
     "with space.mp3",
@@ -315,3 +323,107 @@ def test_a_file_that_grows_between_two_inputs_is_one_track(tmp_path, monkeypatch
     (track,) = COLLECTED["tracks"]
     assert [listing.track_id for listing in track.listings] == ["7"]
     assert to_books(COLLECTED["counts"]).listed == 1
+
+
+# Slices: what a run with a journal does with its tracks
+
+
+def lines(journal) -> list[list[str]]:
+    """The lines of each slice in a journal."""
+    return [path.read_text().splitlines() for path in Path(journal, "slices").iterdir()]
+
+
+def test_tracks_that_go_through_slices_are_the_same(overlapping, tmp_path):
+    inputs, expected = overlapping
+    (tmp_path / "z.mp3").write_bytes((tmp_path / "y.mp3").read_bytes())
+    os.utime(tmp_path / "z.mp3", (1_700_000_000, 1_700_000_000))
+    without = read_all(inputs)
+    journal = f"{tmp_path}/journal"
+    tracks, failures, books, duplicates = read_all(inputs, journal=journal)
+    assert by_uri(tracks) == by_uri(without[0])
+    assert (failures, books, duplicates) == ([], *without[2:])
+    assert by_uri(tracks)[0] == expected[0]
+    assert by_uri(tracks)[1].copies == (track(tmp_path / "z.mp3", size=7),)
+    assert [len(found) for found in lines(journal)] == [1, 1]
+    assert count_rows(journal) == {"listed": 5}
+
+
+@pytest.mark.parametrize("size", [lambda _: 5, lambda number: number], ids=["one", "many"])
+def test_each_of_many_files_is_in_one_slice(tmp_path, size):
+    """More than a chunk, of one size or of sizes of their own."""
+    (tmp_path / "music").mkdir()
+    for number in range(400):
+        content = number.to_bytes(4, "big").ljust(size(number), b"x")
+        (tmp_path / "music" / f"{number:03}.mp3").write_bytes(content)
+    journal = f"{tmp_path}/journal"
+    tracks, _, books, duplicates = read_all([f"{tmp_path}/music"], journal=journal)
+    expected = sorted(str(path) for path in (tmp_path / "music").iterdir())
+    assert [one.uri for one in by_uri(tracks)] == expected
+    assert (books.listed, duplicates) == (400, 0)
+    found = lines(journal)
+    assert sorted(json.loads(line)[0] for line in itertools.chain(*found)) == expected
+    assert 64 < len(found) < 200
+    assert max(map(len, found)) <= 400 // 32
+
+
+def test_columns_of_all_types_reach_the_tracks(tmp_path):
+    columns = {
+        "day": [dt.date(2020, 2, 29), None],
+        "at": pa.array([1, 2], pa.timestamp("ns", "Europe/Berlin")),
+        "price": [Decimal("1.50"), Decimal("-0.25")],
+        "pairs": pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64())),
+        "credits": [[{"who": "a", "parts": [1, 2]}], None],
+    }
+    path = f"{tmp_path}/m.parquet"
+    pq.write_table(pa.table({"uri": ["a.mp3", "b.mp3"], **columns}), path)
+    tracks, _, _, _ = read_all([path], journal=f"{tmp_path}/journal")
+    found = [one.listings[0] for one in by_uri(tracks)]
+    assert repr(found) == repr([listing for _, listing in read_manifest(path)])
+
+
+def test_a_journal_on_an_object_store(tmp_path, memory_files):
+    touch(tmp_path, "x.mp3", "y.mp3")
+    tracks, _, _, _ = read_all([str(tmp_path)], journal="memtest://bucket/journal/1")
+    assert [member.uri for one in tracks for member in one.members] == [
+        f"{tmp_path}/x.mp3",
+        f"{tmp_path}/y.mp3",
+    ]
+    (path,) = (path for path in memory_files if "/slices/" in path)
+    assert memory_files[path].count(b"\n") == 1  # the two are copies
+
+
+def test_a_slice_that_goes_missing_stops_the_run(tmp_path, monkeypatch):
+    touch(tmp_path, "x.mp3")
+    write = slices.write_slice
+
+    def write_and_lose(folder, tracks):
+        path = write(folder, tracks)
+        Path(path).unlink()
+        return path
+
+    monkeypatch.setattr(slices, "write_slice", write_and_lose)
+    with pytest.raises(StorageError, match=r"slice-.* cannot be read"):
+        read_all([str(tmp_path)], journal=f"{tmp_path}/journal")
+
+
+def test_a_slice_that_cannot_be_written_stops_the_run(tmp_path):
+    touch(tmp_path, "music/x.mp3", "journal/slices")
+    with pytest.raises(StorageError, match="cannot be written"):
+        read_all([f"{tmp_path}/music"], journal=f"{tmp_path}/journal")
+
+
+def test_files_of_unknown_sizes_do_not_meet(tmp_path, monkeypatch):
+    """They are no copies; on some object stores they are the whole catalog."""
+    rows = [f"nosuch://bucket/{number}.mp3" for number in range(300)]
+    (tmp_path / "m.csv").write_text("\n".join(["uri", *rows]) + "\n")
+    met = []
+
+    def spy(tracks):
+        held = list(tracks)
+        met.append(len(held))
+        return mentions.with_copies(held)
+
+    monkeypatch.setattr(read, "with_copies", spy)
+    tracks, _, _, _ = read_all([f"{tmp_path}/m.csv"])
+    assert sorted(one.uri for one in tracks) == sorted(rows)
+    assert len(met) > 100
