@@ -22,7 +22,7 @@ from pipeline.forkserver import ForkServer
 
 URN = "catalog_labels:env:forked:v1"
 
-# Workers ping every 20 s. A server that takes that for an attack closes the connection; the worker's
+# Workers ping every 20 s. A server that takes it for an attack closes the connection; the worker's
 # log handler then opens another and, at the end of the run, waits for ever on the first.
 _SERVER_OPTIONS = [
     ("grpc.http2.max_ping_strikes", 0),
