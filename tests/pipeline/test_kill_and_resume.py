@@ -51,8 +51,8 @@ def inputs(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def options(inputs, tiny_checkpoint) -> list[str]:
-    """Twenty windows a second of sound: slow enough to be killed in the middle."""
-    return [*inputs, f"--model={tiny_checkpoint}", "--precision=float32", "--hop_seconds=0.05",
+    """Fifty windows a second of sound: slow enough to be killed in the middle."""
+    return [*inputs, f"--model={tiny_checkpoint}", "--precision=float32", "--hop_seconds=0.02",
             "--progress=none"]  # fmt: skip
 
 
