@@ -17,10 +17,10 @@ Measured with a ViT-B/16, see docs/performance.md."""
 WORKER_BYTES = 512 << 20
 """Memory of one more worker and its decoder, on a file of ordinary size."""
 CPU_BATCH = 8
-"""Windows per call on a CPU: four times that was measured to be slower, half as many no faster."""
+"""Windows per call on a CPU: more were measured to be slower, fewer hardly faster."""
 GPU_BATCH = 64
 IMAGE_BYTES_ON_GPU = 128 << 20
-"""Room on a GPU for each image of a batch; a ViT-L/16 needs a tenth of it."""
+"""Room on a GPU for each image of a batch: generous, not measured."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")

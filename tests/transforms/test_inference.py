@@ -265,3 +265,22 @@ def test_a_label_ruled_out_is_no_failure(tiny_checkpoint, tmp_path):
 def test_nothing_in_nothing_out(handler):
     result = [] | RunInference(handler)
     assert result["predictions"] == result["failures"] == []
+
+
+class _OneForAll(ViTModelHandler):
+    """As on a GPU: one process has the model, and images travel to it."""
+
+    def share_model_across_processes(self):
+        return True
+
+
+def test_a_model_in_one_process_for_all(tiny_checkpoint):
+    checkpoint, found = load_checkpoint(str(tiny_checkpoint)), {}
+    for kind in (ViTModelHandler, _OneForAll):
+        handler = kind(checkpoint, batch_size=4, device="cpu", precision="float32")
+        inferred = windows(5) | RunInference(handler)
+        found[kind] = {p.window_index: p.log_probs for p in inferred["predictions"]}
+    assert found[_OneForAll].keys() == found[ViTModelHandler].keys() == set(range(5))
+    for index, log_probs in found[ViTModelHandler].items():
+        # float16 keeps eleven bits of an image
+        np.testing.assert_allclose(found[_OneForAll][index], log_probs, atol=5e-3)
