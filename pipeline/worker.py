@@ -55,7 +55,12 @@ def work() -> None:
     from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
     sdk_worker.print = _not_printed
-    sdk_worker_main.main(sys.argv)
+    try:
+        sdk_worker_main.main(sys.argv)
+    except BaseException:  # Beam has logged it
+        # At once: while the interpreter takes itself apart, a bundle's thread would go on, and
+        # journal as a track's failure whatever is already missing.
+        os._exit(1)
 
 
 class _Server:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,11 +65,15 @@ def fetched(uri: str) -> Iterator[Fetched]:
             digest, size = retried(uri, lambda: _hash_local(path))
         yield Fetched(path, digest, size)
         return
-    with tempfile.TemporaryDirectory(prefix="decode-") as folder:
-        copy = Path(folder) / "track"
+    # No TemporaryDirectory, which goes at the interpreter's exit even while a thread decodes.
+    folder = Path(tempfile.mkdtemp(prefix="decode-"))
+    try:
+        copy = folder / "track"
         with _reasoned(uri):
             digest, size = retried(uri, lambda: _copy(uri, copy))
         yield Fetched(copy, digest, size)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def probe(uri: str, size_bytes: int) -> bytes:

@@ -30,6 +30,7 @@ def server(tmp_path, monkeypatch):
             import sys
             from pipeline import worker
 
+            beams_worker = worker.work
             worker.work = lambda: exec(os.environ["WORK"])
             worker.main(sys.argv[1:])
         """)
@@ -56,6 +57,25 @@ def test_the_signal_that_ended_a_worker(server):
 def test_an_error_in_a_worker_ends_it_alone(server):
     assert run(server, "raise ValueError('meant to be seen')") == 1
     assert run(server, "pass") == 0
+
+
+def test_a_worker_whose_runner_is_gone_ends_without_cleaning_up(server, tmp_path, monkeypatch):
+    """What is cleaned up may be in use by a thread that still works on a bundle."""
+    work = """
+        import atexit
+        from pathlib import Path
+        from apache_beam.runners.worker import sdk_worker_main
+
+        def main(_arguments):
+            raise RuntimeError("no more runner")
+
+        atexit.register(Path("cleaned up").touch)
+        sdk_worker_main.main = main
+        beams_worker()
+    """
+    monkeypatch.chdir(tmp_path)
+    assert run(server, work) == 1
+    assert not (tmp_path / "cleaned up").exists()
 
 
 def test_workers_get_the_environment_and_folder_of_the_caller_as_they_are_now(

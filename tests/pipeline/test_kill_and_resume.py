@@ -69,8 +69,8 @@ def check_the_sum(output: Path, undisturbed, killed: int) -> None:
     """All runs together are one; each killed one is told, and the last skips what they did."""
     runs = Run(output, 0, "", "")
     content = runs.content
+    assert content["failures"] == undisturbed["failures"]  # first: these say why
     assert content["predictions"] == undisturbed["predictions"]
-    assert content["failures"] == undisturbed["failures"]
     check_evidence(runs, content["windows"], undisturbed["windows"])
     *earlier, last = runs.records
     assert [record["status"] for record in earlier] == ["recovered"] * len(earlier)

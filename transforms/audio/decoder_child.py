@@ -91,6 +91,9 @@ class Child:
             raise RuntimeError(f"{FAILED_START}: {self._line}: {error}") from error
         self._deadline_s = time.monotonic() + START_SECONDS
         self.stop = weakref.finalize(self, _end, self._process)  # also when garbage collected
+        # Not at the interpreter's exit, which a thread that decodes would take for a crash. The
+        # child ends by itself when this process does.
+        self.stop.atexit = False
         weakref.finalize(self, self._stderr.close)
         self._replies = _fd(self._process.stdout)
         self._poll = select.poll()  # select.select() cannot take numbers of 1,024 and more

@@ -93,6 +93,36 @@ def test_the_child_ends_when_its_parent_was_killed(tmp_path, what) -> None:
     wait_for_end(number)
 
 
+EXITS_WHILE_DECODING = """
+import atexit, sys, threading
+from pathlib import Path
+from tests.stand_in_decoder import COMMAND
+from transforms.audio.sandbox import DecoderLimits, Sandbox
+
+begun, ended = threading.Event(), threading.Event()
+atexit.register(ended.wait, 60)  # called last, behind all that is registered from here on
+
+def decode():
+    with Sandbox(DecoderLimits(command=COMMAND)) as sandbox, sandbox.open(Path(sys.argv[1])) as file:
+        for number, _ in enumerate(file.blocks(), 1):
+            begun.set()
+    print(number, flush=True)
+    ended.set()
+
+threading.Thread(target=decode, daemon=True).start()
+begun.wait(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_thread_that_decodes_while_the_interpreter_exits_sees_no_crash(tmp_path) -> None:
+    """It would be journalled as a failure of the file, which a later run would then skip."""
+    slow = write_marked(tmp_path / "slow", "slow_but_steady")
+    script = subprocess.run([sys.executable, "-c", EXITS_WHILE_DECODING, str(slow)],
+                            cwd=ROOT, capture_output=True, text=True, check=False)  # fmt: skip
+    assert script.stdout == "24\n", script.stderr
+
+
 def test_a_block_of_any_length_arrives(sandbox, tmp_path) -> None:
     with sandbox.open(write_marked(tmp_path / "long", "one_large_block")) as audio:
         blocks = list(audio.blocks())
