@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,22 +22,8 @@ from transforms.mel import to_image
 from transforms.models.front_end import PRESETS, FrontEnd
 from transforms.preprocess import prepare
 from transforms.records import AudioWindow, Track
+from transforms.stopwatch import StopWatch
 from transforms.windows import cut_parts, cut_windows, needs_total
-
-
-class CoreClock:
-    """Processor milliseconds by part; see transforms.stopwatch.Timed."""
-
-    def __init__(self) -> None:
-        self.milliseconds: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        started = time.process_time()
-        try:
-            yield
-        finally:
-            self.milliseconds[part] += 1e3 * (time.process_time() - started)
 
 
 def windows_of(path: Path, front_end: FrontEnd) -> Iterator[AudioWindow]:
@@ -66,14 +50,14 @@ def _counted_first(
 
 def cost(path: Path, front_end: FrontEnd) -> dict[str, float]:
     """Processor milliseconds of one file by part."""
-    clock = CoreClock()
+    timed = StopWatch(time.process_time)
     windows = windows_of(path, front_end)
     while True:
-        with clock("decode"):
+        with timed("decode"):
             window = next(windows, None)
         if window is None:
-            return clock.milliseconds
-        to_image(prepare(window, front_end, clock).samples, front_end, clock)
+            return {part: 1e3 * seconds for part, seconds in timed.take().items()}
+        to_image(prepare(window, front_end, timed).samples, front_end, timed)
 
 
 def main() -> None:

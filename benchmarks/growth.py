@@ -15,6 +15,7 @@ import dataclasses
 import io
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -190,7 +191,9 @@ def measure(tracks: int, folder: Path) -> Run:
     """Make a catalog of so many tracks and label it."""
     catalog = folder / f"catalog-{tracks}"
     make_catalog(catalog, tracks)
-    return label(catalog, folder / f"labels-{tracks}", tracks)
+    output = folder / f"labels-{tracks}"
+    shutil.rmtree(output, ignore_errors=True)  # of an earlier call: all would be skipped
+    return label(catalog, output, tracks)
 
 
 def sizes(text: str) -> list[int]:

@@ -108,17 +108,22 @@ class ForkServer:
             raise RuntimeError(_ENDED_EARLY) from error
 
     def _read(self) -> None:
-        # A server that was killed with a request unread resets the connection.
-        with contextlib.suppress(ConnectionResetError), self._connection.makefile("rb") as lines:
-            for line in lines:
-                told = json.loads(line)
-                worker = self._workers[told["ended"]]
-                worker.status = told["status"]
-                worker.ended.set()
-        with self._lock:
-            self._over = True
-            for worker in self._workers.values():
-                worker.ended.set()
+        try:
+            # A server that was killed with a request unread resets the connection.
+            with (
+                contextlib.suppress(ConnectionResetError),
+                self._connection.makefile("rb") as lines,
+            ):
+                for line in lines:
+                    told = json.loads(line)
+                    worker = self._workers[told["ended"]]
+                    worker.status = told["status"]
+                    worker.ended.set()
+        finally:
+            with self._lock:
+                self._over = True
+                for worker in self._workers.values():
+                    worker.ended.set()
 
 
 class _Worker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from transforms.inference import BATCH_ROWS, BATCH_WAIT
@@ -47,7 +48,9 @@ def profile(
         batches that were no windows, None where there was no batch.
     """
     found = result.metrics().query()
-    spent = {counter.key.metric.name: counter.result for counter in _ours(found["counters"])}
+    spent: Counter[str] = Counter()  # several steps may count under one name
+    for counter in _ours(found["counters"]):
+        spent[counter.key.metric.name] += counter.result
     parts = {name: spent.get(name, 0) / 1e6 for name in PARTS}
     parts["inference"] = model_seconds * threads
     core_seconds = seconds * cores

@@ -60,11 +60,17 @@ def free_bytes(meminfo: Path) -> int | None:
 
 
 def memory_limit(cgroup: Path) -> int | None:
-    """What a control group (version 2) has left below its limit; None without a limit."""
+    """What a control group (version 2) has left below its limit; None without a limit.
+
+    Files in the cache that nobody has used lately are as good as free; the kubelet counts so too.
+    """
     limit, used = _words(cgroup / "memory.max"), _words(cgroup / "memory.current")
     if not limit or not used or limit[0] == "max":
         return None
-    return max(0, int(limit[0]) - int(used[0]))
+    stat = _words(cgroup / "memory.stat")
+    details = dict(zip(stat[::2], stat[1::2], strict=False))
+    idle_cache = int(details.get("inactive_file", 0))
+    return max(0, int(limit[0]) - int(used[0]) + idle_cache)
 
 
 def choose_workers(cores: int, free: int | None) -> int:

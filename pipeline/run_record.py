@@ -38,12 +38,15 @@ def stage_timings(result: Any) -> dict[str, dict[str, float]]:
         stage, _, _ = counter.key.metric.namespace.partition("/")
         own = counter.key.metric.namespace in _OWN_NAMESPACES
         if own or (stage in _OWN_NAMESPACES and counter.key.metric.name.startswith(FAILED_PREFIX)):
-            stages.setdefault(stage, {})[counter.key.metric.name] = counter.result
+            counts = stages.setdefault(stage, {})  # to which several steps may add
+            name = counter.key.metric.name
+            counts[name] = counts.get(name, 0) + counter.result
     for distribution in found["distributions"]:
         name, namespace = distribution.key.metric.name, distribution.key.metric.namespace
         if namespace in _OWN_NAMESPACES and name == BUSY_METRIC:
             seconds = distribution.result.sum / 1e6
-            stages.setdefault(namespace, {})["busy_seconds"] = round(seconds, 3)
+            busy = stages.setdefault(namespace, {})
+            busy["busy_seconds"] = round(busy.get("busy_seconds", 0) + seconds, 3)
         if namespace == _BEAM_INFERENCE and name == "inference_batch_latency_micro_secs":
             inference = stages.setdefault("RunInference", {})
             inference["batches"] = distribution.result.count

@@ -55,12 +55,14 @@ def work() -> None:
     from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
     sdk_worker.print = _not_printed
+    # At once: Beam waits for no bundle that is in work. While the interpreter takes itself apart,
+    # the bundle's thread would journal as a track's failure whatever is already missing.
+    status = 1
     try:
         sdk_worker_main.main(sys.argv)
-    except BaseException:  # Beam has logged it
-        # At once: while the interpreter takes itself apart, a bundle's thread would go on, and
-        # journal as a track's failure whatever is already missing.
-        os._exit(1)
+        status = 0
+    finally:  # Beam has logged what happened
+        os._exit(status)
 
 
 class _Server:

@@ -216,6 +216,7 @@ class Decode(beam.PTransform):  # type: ignore[misc]
 
 class _DecodeFn(beam.DoFn):  # type: ignore[misc]
     _sandbox: Sandbox  # from setup on
+    _over = False  # whether the worker ends: Beam may tear down while a bundle is in work
     _known: Known | None
     _skipped: Counter[str]
 
@@ -312,6 +313,8 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
         except StorageError:
             raise  # not the track's fault: the run stops
         except Exception as error:  # becomes a row of failures/, with its type and message
+            if self._over:
+                raise  # nor is this
             failure = Failure.of(track, STAGE, error)
             yield self._meter.failed(dataclasses.replace(failure, size_bytes=size_bytes))
 
@@ -321,4 +324,5 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
             yield pvalue.TaggedOutput(COUNTS, GlobalWindows.windowed_value(count))
 
     def teardown(self) -> None:
+        self._over = True
         self._sandbox.close()

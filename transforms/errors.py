@@ -39,6 +39,15 @@ class Reason(str, Enum):
     INTERNAL_ERROR = "internal_error"
 
 
+FROM_OUTSIDE = frozenset(
+    {
+        Reason.PERMISSION_DENIED, Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY,
+        Reason.DECODER_CRASH, Reason.INCOMPLETE, Reason.INTERNAL_ERROR,
+    }
+)  # fmt: skip
+"""Reasons that may lie in the machine, the network or the end of a run as well as in the file."""
+
+
 class CatalogError(Exception):
     """Root of every exception that this project raises on purpose."""
 

@@ -66,7 +66,8 @@ def fetched(uri: str) -> Iterator[Fetched]:
         yield Fetched(path, digest, size)
         return
     # No TemporaryDirectory, which goes at the interpreter's exit even while a thread decodes.
-    folder = Path(tempfile.mkdtemp(prefix="decode-"))
+    with _reasoned(uri):
+        folder = Path(tempfile.mkdtemp(prefix="decode-"))
     try:
         copy = folder / "track"
         with _reasoned(uri):

@@ -19,20 +19,27 @@ def untimed(part: str) -> AbstractContextManager[Any]:
 
 
 class StopWatch:
-    """Adds up the seconds of each part; a :data:`Timed`. Threads may share it."""
+    """Adds up the seconds of each part; a :data:`Timed`. Threads may share it.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    clock : callable
+        Seconds; a function of a module, for it travels to workers by name.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         """Count the seconds inside the ``with`` block, also those of a block that fails."""
-        started = time.perf_counter()
+        started = self._clock()
         try:
             yield
         finally:
-            self.add(part, time.perf_counter() - started)
+            self.add(part, self._clock() - started)
 
     def add(self, part: str, seconds: float) -> None:
         """Count seconds that were measured elsewhere."""
@@ -50,6 +57,6 @@ class StopWatch:
             taken, self._seconds = self._seconds, defaultdict(float)
         return dict(taken)
 
-    def __reduce__(self) -> tuple[type[StopWatch], tuple[()]]:
+    def __reduce__(self) -> tuple[type[StopWatch], tuple[Callable[[], float]]]:
         """A DoFn travels to its worker with a new one: a lock cannot."""
-        return StopWatch, ()
+        return StopWatch, (self._clock,)

@@ -104,7 +104,7 @@ def run_program(
         Where its output goes.
     timeout_seconds : float
     sampled : bool
-        Whether to sample its memory, which takes a good part of a core.
+        Whether to sample its memory, which takes some of a core.
 
     Returns
     -------

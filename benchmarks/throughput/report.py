@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import importlib.metadata
@@ -163,7 +164,10 @@ def cpu_model() -> str:
 def machine() -> dict[str, Any]:
     """What the figures depend on: CPU, cores, memory, versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a peer left out
+            versions[name] = importlib.metadata.version(name)
     return {
         "cpu": cpu_model(),
         "cores": available_cores(),

@@ -24,7 +24,8 @@ def result_of(counters, distributions=()):
 def test_shares_are_of_all_core_seconds_and_sum_to_one():
     result = result_of(
         [
-            metric("decode", 2_000_000), metric("mel", 500_000), metric("batch_rows", 16),
+            metric("decode", 2_000_000), metric("mel", 500_000), metric("batch_rows", 10),
+            metric("batch_rows", 6),  # of another step
             metric("elements_in", 12, "RunInference"), metric("mel", 9_000_000, "Another"),
         ],
         [metric("batch_wait_microseconds", SimpleNamespace(mean=250_000.0))],

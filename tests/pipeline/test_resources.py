@@ -77,6 +77,9 @@ def test_a_container_s_memory(tmp_path):
     assert memory_limit(tmp_path) is None
     (tmp_path / "memory.max").write_text("1500\n")
     assert memory_limit(tmp_path) == 500
+    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 300\nactive_file 200\n")
+    assert memory_limit(tmp_path) == 800
+    (tmp_path / "memory.stat").unlink()
     (tmp_path / "memory.max").write_text("900\n")
     assert memory_limit(tmp_path) == 0
 

@@ -19,7 +19,7 @@ from tests.rows import MODIFIED, PROVENANCE, labelled_rows, published
 from transforms import decode
 from transforms.audio.sandbox import DecoderLimits, Sandbox
 from transforms.decode import COUNTS, KNOWN, Decode, _DecodeFn
-from transforms.errors import Reason, StorageError
+from transforms.errors import Reason, StageError, StorageError
 from transforms.models.front_end import PRESETS
 from transforms.records import AudioWindow, Listing, Track
 from transforms.stage_metrics import FAILURES
@@ -322,3 +322,15 @@ def test_a_known_file_that_cannot_be_read_fails(tmp_path, stage):
     windows, failures, contents, counts = stage(Track(str(gone)), known=known)
     assert (windows, contents, counts) == ([], [], [])
     assert [failure.reason for failure in failures] == [Reason.NOT_FOUND]
+
+
+def test_a_teardown_in_the_middle_of_a_track_is_no_failure_of_it(wav):
+    """Beam tears down in another thread where its runner is gone, without waiting for bundles."""
+    do_fn = _DecodeFn(FRONT_END, 0.1, DecoderLimits(), None)
+    do_fn.setup()
+    do_fn.start_bundle()
+    windows = do_fn.process(Track(str(wav)))
+    next(windows)
+    do_fn.teardown()
+    with pytest.raises((RuntimeError, StageError)):
+        list(windows)

@@ -192,13 +192,16 @@ class Half:
         self.stream.close()
 
 
-def test_no_room_for_a_copy_stops_the_run(memory_files, temporary, monkeypatch, no_waiting):
+@pytest.mark.parametrize(("owner", "name"), [(pathlib.Path, "open"), (tempfile, "mkdtemp")])
+def test_no_room_for_a_copy_stops_the_run(
+    memory_files, temporary, monkeypatch, no_waiting, owner, name
+):
     memory_files["memtest://a"] = b"x"
 
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pathlib.Path, "open", full)
+    monkeypatch.setattr(owner, name, full)
     with pytest.raises(StorageError, match="no room for a temporary copy"), fetched("memtest://a"):
         pass
 

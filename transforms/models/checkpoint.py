@@ -113,6 +113,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("model_type") != "vit":
         kind = config.get("model_type") if isinstance(config, dict) else None
         raise CheckpointError(f"{path}: model_type is {kind!r}; this program loads 'vit'")
+    if config.get("problem_type") not in (None, "single_label_classification"):
+        raise CheckpointError(
+            f"{path}: problem_type is {config['problem_type']!r}; labels here exclude each other"
+        )
     if missing := sorted({"hidden_size", "image_size", "id2label"} - config.keys()):
         raise CheckpointError(f"{path}: missing {', '.join(missing)}")
     if not (folder / WEIGHTS_FILE).is_file():

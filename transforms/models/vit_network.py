@@ -7,7 +7,8 @@ the same files, without what labelling does not need:
 - Query, key and value are one product.
 - Behind the last layer only the class token is read, so that only its row is computed there.
 - On the CPU the weights are laid out once as oneDNN multiplies them.
-- Only products are computed in a lower precision; the sums that run through all layers are float32.
+- In a lower precision are products, attention and activations; the sums that run through all
+  layers, the norms, the patches and the classifier are float32.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.errors import FROM_OUTSIDE
 from transforms.records import Listing, Track
 from transforms.storage.dataset import list_dataset, read_batches
 
@@ -47,7 +48,8 @@ class KnownRows:
     embeddings : bool
         Whether only rows with embeddings count.
     resumed_runs : tuple of str
-        Interrupted runs that this one goes on with: what failed there counts as well.
+        Interrupted runs that this one goes on with: what failed there counts as well, unless the
+        reason may not have been the file's (transforms.errors.FROM_OUTSIDE).
     by_version : bool
         Whether an unchanged size and modification time are enough; else only equal bytes are.
     resumed_only : bool
@@ -171,10 +173,10 @@ def load_known(rows: KnownRows) -> Known:
             newest.add_labelled(batch, rows.by_version)
     of_resumed = tuple(f"{run_id}-" for run_id in rows.resumed_runs)
     for path in _files(rows, "failures"):
-        for batch in _batches(path, ["failed_at"], rows):
+        for batch in _batches(path, ["reason", "failed_at"], rows):
             newest.add_failed(batch)
             if path.rpartition("/")[2].startswith(of_resumed):
-                failed.append(_failed_keys(batch))
+                failed.append(_failed_keys(batch.filter(_in_the_file(batch["reason"]))))
     labelled = np.unique(np.concatenate([*contents, *newest.keys()]))
     return Known(labelled, np.unique(np.concatenate(failed)), rows.by_version)
 
@@ -266,6 +268,11 @@ def _versions(batch: pa.RecordBatch) -> Iterator[tuple[str, int | None, int | No
     modified = pc.cast(batch["modified_at"], pa.int64())
     columns = (batch["uri"], batch["size_bytes"], modified, batch["track_id"])
     return zip(*(column.to_pylist() for column in columns), strict=True)
+
+
+def _in_the_file(reasons: pa.Array) -> pa.Array:
+    others = pa.array([reason.value for reason in FROM_OUTSIDE])
+    return pc.invert(pc.is_in(reasons, others))
 
 
 def _failed_keys(batch: pa.RecordBatch) -> Digests:

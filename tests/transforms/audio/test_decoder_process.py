@@ -103,9 +103,9 @@ begun, ended = threading.Event(), threading.Event()
 atexit.register(ended.wait, 60)  # called last, behind all that is registered from here on
 
 def decode():
-    with Sandbox(DecoderLimits(command=COMMAND)) as sandbox, sandbox.open(Path(sys.argv[1])) as file:
-        for number, _ in enumerate(file.blocks(), 1):
-            begun.set()
+    sandbox = Sandbox(DecoderLimits(command=COMMAND))
+    for number, _ in enumerate(sandbox.open(Path(sys.argv[1])).blocks(), 1):
+        begun.set()
     print(number, flush=True)
     ended.set()
 

@@ -116,6 +116,10 @@ def test_shipped_models_are_found_by_name_and_load():
         ("{}", "model_type is None"),
         ('{"model_type": "audio-spectrogram-transformer"}', "audio-spectrogram-transformer"),
         ('{"model_type": "vit"}', "missing hidden_size, id2label, image_size"),
+        (
+            '{"model_type": "vit", "problem_type": "multi_label_classification"}',
+            "problem_type is 'multi_label_classification'",
+        ),
     ],
 )
 def test_another_config(folder, content, message):

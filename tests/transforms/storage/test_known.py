@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.rows import MODIFIED, PROVENANCE, failed_rows, labelled_rows, published, track
+from transforms.errors import Reason
 from transforms.records import Listing, Track
 from transforms.storage.known import (
     Known,
@@ -189,6 +190,25 @@ def test_what_failed_is_tried_again_by_a_new_run(tmp_path):
     published(tmp_path, failed_rows())
     assert known(tmp_path).outcome(track(), PLAIN) is None
     assert known(tmp_path, resumed_runs=("run-0",)).outcome(track(), PLAIN) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [
+        ("not_found", "failed"), ("permission_denied", None), ("unreadable", None),
+        ("empty_file", "failed"), ("not_audio", "failed"), ("unsupported_codec", "failed"),
+        ("corrupt", "failed"), ("too_short", "failed"), ("timeout", None),
+        ("out_of_memory", None), ("decoder_crash", None), ("invalid_samples", "failed"),
+        ("invalid_image", "failed"), ("invalid_scores", "failed"), ("incomplete", None),
+        ("internal_error", None),
+    ],
+)  # fmt: skip
+def test_what_may_not_have_been_the_file_s_fault_is_tried_again_all_the_same(
+    tmp_path, reason, outcome
+):
+    published(tmp_path, failed_rows(reason=Reason(reason)))
+    rows = known(tmp_path, resumed_runs=("run-1",))
+    assert rows.outcome(track(), PLAIN) == outcome
 
 
 def test_what_failed_in_a_run_that_is_gone_on_with_is_not(tmp_path):
