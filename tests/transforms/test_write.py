@@ -192,7 +192,7 @@ def test_no_results_give_datasets_that_can_be_queried(tmp_path):
         (path,) = files(tmp_path / name)
         assert pq.read_table(path).num_rows == 0
         query = "SELECT count(*) FROM read_parquet(?)"
-        assert duckdb.execute(query, [path]).fetchone() == (0,)
+        assert duckdb.execute(query, [path]).fetchall() == [(0,)]
     (path,) = files(tmp_path / "predictions")
     assert pq.read_schema(path).equals(SCHEMA)
     assert list_segments(f"{tmp_path}/journal/run") == []

@@ -87,7 +87,7 @@ def test_no_rows_give_one_file_with_the_schema_and_only_the_first_time(target):
     assert left(target) == ["predictions/run-1-00000.parquet"]
     assert numbers(target) == []
     (path,) = (Path(target.output) / "predictions").iterdir()
-    assert duckdb.execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchone() == (0,)
+    assert duckdb.execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchall() == [(0,)]
     write(Target(target.output, "run-2"), table(0, 0))
     assert left(target) == ["predictions/run-1-00000.parquet"]
 
