@@ -59,22 +59,23 @@ def test_an_error_in_a_worker_ends_it_alone(server):
     assert run(server, "pass") == 0
 
 
-def test_a_worker_whose_runner_is_gone_ends_without_cleaning_up(server, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("end", "status"), [("pass", 0), ("raise RuntimeError('no runner')", 1)])
+def test_a_worker_ends_without_cleaning_up(server, tmp_path, monkeypatch, end, status):
     """What is cleaned up may be in use by a thread that still works on a bundle."""
-    work = """
+    work = f"""
         import atexit
         from pathlib import Path
         from apache_beam.runners.worker import sdk_worker_main
 
         def main(_arguments):
-            raise RuntimeError("no more runner")
+            {end}
 
         atexit.register(Path("cleaned up").touch)
         sdk_worker_main.main = main
         beams_worker()
     """
     monkeypatch.chdir(tmp_path)
-    assert run(server, work) == 1
+    assert run(server, work) == status
     assert not (tmp_path / "cleaned up").exists()
 
 
