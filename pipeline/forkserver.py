@@ -1,6 +1,6 @@
 """The launching process's side of pipeline.worker: starts the server, and workers through it.
 
-Imports nothing but the standard library, so that the server starts to import what workers need
+Imports little but the standard library, so that the server starts to import what workers need
 while the launching process still does so itself.
 """
 
@@ -16,6 +16,8 @@ import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
+
+from transforms.malloc import KEEP_FREED_MEMORY
 
 PROGRAM = "pipeline.worker"
 _ENDED_EARLY = "the server of the worker processes ended"
@@ -36,7 +38,7 @@ class ForkServer:
                 [sys.executable, "-m", PROGRAM, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **_SINGLE_THREADED},
+                env={**KEEP_FREED_MEMORY, **os.environ, **_SINGLE_THREADED},
             )
         self._lock = threading.Lock()
         self._workers: dict[int, _Worker] = {}

@@ -234,4 +234,4 @@ def marked(misbehaviour: str) -> MarkedAudio:
 
 
 if __name__ == "__main__":
-    decoder_process.run(lambda: stand_in_open, int(sys.argv[1]))
+    decoder_process.run(lambda: stand_in_open, sys.argv[1:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -20,13 +19,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from transforms.audio.decoder_process import LENGTH, MOST_SECONDS, SAMPLE, START_SECONDS, write_all
+from transforms.audio.decoder_process import LENGTH, MOST_SECONDS, START_SECONDS, write_all
 from transforms.audio.decoder_replies import GarbledError, Reply, parsed
+from transforms.audio.shared_block import mapped, new_block
+from transforms.malloc import KEEP_FREED_MEMORY
 from transforms.records import FloatArray
 
 COMMAND = ("-m", "transforms.audio.decoder_process")
 MAX_HEADER_BYTES = 1 << 16
-PIPE_BYTES = 1 << 20  # a whole block
 END_SECONDS = 10.0  # for the kernel, after SIGKILL
 FAILED_START = "the audio decoder does not start"
 MOST_TOLD = 4_000  # characters of what the child wrote to stderr
@@ -62,6 +62,7 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "2",
+        **KEEP_FREED_MEMORY,
     }
 
 
@@ -82,13 +83,16 @@ class Child:
     """
 
     def __init__(self, command: tuple[str, ...], memory_bytes: int) -> None:
-        self._line = [*(command or (sys.executable, *COMMAND)), str(memory_bytes)]
+        samples = new_block()
+        self._line = [*(command or (sys.executable, *COMMAND)), str(memory_bytes), str(samples)]
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, it is open until the child is ready
         try:
-            self._process = _started(self._line, self._stderr)
+            self._process = _started(self._line, self._stderr, samples)
         except OSError as error:
+            os.close(samples)
             self._stderr.close()
             raise RuntimeError(f"{FAILED_START}: {self._line}: {error}") from error
+        self._samples = mapped(samples)
         self._deadline_s = time.monotonic() + START_SECONDS
         self.stop = weakref.finalize(self, _end, self._process)  # also when garbage collected
         # Not at the interpreter's exit, which a thread that decodes would take for a crash. The
@@ -180,16 +184,12 @@ class Child:
         reply = parsed(self._bytes(length, deadline_s))
         if reply.shape is None:
             return reply, None
-        samples = np.empty(reply.shape, np.dtype(SAMPLE))
-        self._fill(samples.data.cast("B"), deadline_s)
-        return reply, samples.astype(np.float32, copy=False)
+        samples = self._samples[: math.prod(reply.shape)].reshape(reply.shape)
+        return reply, samples.astype(np.float32)  # a copy: the next block comes there, too
 
     def _bytes(self, count: int, deadline_s: float) -> bytes:
         buffer = bytearray(count)
-        self._fill(memoryview(buffer), deadline_s)
-        return bytes(buffer)
-
-    def _fill(self, rest: memoryview, deadline_s: float) -> None:
+        rest = memoryview(buffer)
         while rest:
             remaining_s = max(0.0, deadline_s - time.monotonic())
             if not self._poll.poll(math.ceil(1_000 * remaining_s)):
@@ -198,11 +198,13 @@ class Child:
             if count == 0:
                 raise EndedError
             rest = rest[count:]
+        return bytes(buffer)
 
 
-def _started(line: list[str], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
+def _started(line: list[str], stderr: IO[bytes], samples: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         line,
+        pass_fds=[samples],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -210,10 +212,6 @@ def _started(line: list[str], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
         env=child_environment(os.environ),
         start_new_session=True,  # Ctrl-C at the terminal is the worker's business
     )
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with contextlib.suppress(PermissionError):  # over the user's quota: slower, no worse
-            fcntl.fcntl(_fd(process.stdout), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    return process
 
 
 def _fd(pipe: IO[bytes] | None) -> int:

@@ -1,10 +1,11 @@
 """The child process in which audio is decoded; its other side is transforms.audio.sandbox.
 
-    python -m transforms.audio.decoder_process MEMORY_BYTES
+    python -m transforms.audio.decoder_process MEMORY_BYTES SAMPLES
 
 Requests come on stdin, one JSON object per line, and each gets exactly one reply: the length of
-a JSON header (4 bytes, little-endian), the header, and where the header has a ``shape``
-(frames, channels), that many little-endian float32 samples. No pickle: neither side runs what the
+a JSON header (4 bytes, little-endian) and the header. Where that has a ``shape``
+(frames, channels), so many samples stand in the memory behind the file descriptor SAMPLES
+(transforms.audio.shared_block), until the next request. No pickle: neither side runs what the
 other says. Nothing but the standard library is imported before the decoders are, so that a
 worker can import this module for its constants.
 """
@@ -20,7 +21,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from transforms.records import FloatArray
 
 LENGTH = struct.Struct("<I")  # of the header that follows, in bytes
-SAMPLE = "<f4"
 START_SECONDS = 60.0  # for the imports, on a machine that has other things to do
 GRACE_SECONDS = 2  # how long the child outlives a limit that its parent should have enforced
 MOST_SECONDS = 1_000_000.0  # of a limit: what alarm() and poll() can hold
@@ -43,9 +43,9 @@ Answer = tuple[dict[str, Any], "FloatArray | None"]
 OpenAudio = Callable[..., "Audio"]
 
 
-def write_all(fd: int, data: bytes | memoryview) -> None:
+def write_all(fd: int, data: bytes) -> None:
     """Write to a pipe that may take it in pieces."""
-    rest = memoryview(data).cast("B")
+    rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
 
@@ -169,8 +169,10 @@ def _answered(server: Server, request: Request) -> Answer:
     return {"error": reason.value, "message": message[:MESSAGE_CHARACTERS]}, None
 
 
-def serve(server: Server, requests: Iterable[bytes], reply_fd: int) -> None:
-    """Answer one request after the other until there are no more.
+def serve(
+    server: Server, requests: Iterable[bytes], reply_fd: int, samples: FloatArray
+) -> None:
+    """Answer one request after the other until there are no more, with samples in ``samples``.
 
     A request's ``seconds`` are the parent's limit. Should the parent be gone by then, SIGALRM
     ends this process, even out of native code.
@@ -178,17 +180,16 @@ def serve(server: Server, requests: Iterable[bytes], reply_fd: int) -> None:
     for line in requests:
         request = json.loads(line)
         signal.alarm(math.ceil(min(request["seconds"], MOST_SECONDS)) + GRACE_SECONDS)
-        _send(reply_fd, *_answered(server, request))
+        header, block = _answered(server, request)
+        if block is not None:
+            samples[: block.size].reshape(block.shape)[...] = block
+        _send(reply_fd, header)
         signal.alarm(0)
 
 
-def _send(fd: int, header: dict[str, Any], samples: FloatArray | None = None) -> None:
-    import numpy as np
-
+def _send(fd: int, header: dict[str, Any]) -> None:
     text = json.dumps(header).encode()
     write_all(fd, LENGTH.pack(len(text)) + text)
-    if samples is not None:
-        write_all(fd, np.ascontiguousarray(samples, SAMPLE).data)
 
 
 def _address_space_bytes() -> int | None:
@@ -220,7 +221,7 @@ def _arm_alarm() -> None:
     signal.alarm(math.ceil(START_SECONDS) + GRACE_SECONDS)
 
 
-def run(load: Callable[[], OpenAudio], memory_bytes: int) -> None:
+def run(load: Callable[[], OpenAudio], arguments: Sequence[str]) -> None:
     """Be the child process: returns when stdin ends.
 
     Parameters
@@ -228,20 +229,25 @@ def run(load: Callable[[], OpenAudio], memory_bytes: int) -> None:
     load : callable
         Imports the decoders and returns ``open_audio``. Until it has, stderr is the parent's to
         read; from then on what libraries print on stdout or stderr is lost.
-    memory_bytes : int
-        Address space allowed beyond that in use when everything is imported.
+    arguments : sequence of str
+        Address space in bytes that is allowed beyond that in use when everything is imported, and
+        the file descriptor of the samples.
     """
+    memory_bytes, samples_fd = map(int, arguments)
     _arm_alarm()
     reply_fd = os.dup(1)
     os.dup2(2, 1)  # a library that prints must not write between the replies
     server = Server(load())
+    from transforms.audio.shared_block import mapped
+
+    samples = mapped(samples_fd)
     _harden(memory_bytes)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     _send(reply_fd, {"ready": True})
     signal.alarm(0)
-    serve(server, sys.stdin.buffer, reply_fd)
+    serve(server, sys.stdin.buffer, reply_fd, samples)
 
 
 def _load() -> OpenAudio:
@@ -251,4 +257,4 @@ def _load() -> OpenAudio:
 
 
 if __name__ == "__main__":
-    run(_load, int(sys.argv[1]))
+    run(_load, sys.argv[1:])

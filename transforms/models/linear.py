@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -13,8 +14,34 @@ Linear: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """(..., inputs) of its number type to (..., outputs) of the same."""
 
 
+@dataclass(frozen=True)
+class Activation:
+    """What follows a product, also under the name by which oneDNN takes it into the product."""
+
+    function: Linear
+    name: str
+    algorithm: str = ""
+
+
+NO_ACTIVATION = Activation(lambda x: x, "none")
+_TANH_GELU = Activation(lambda x: F.gelu(x, approximate="tanh"), "gelu", "tanh")
+_SILU = Activation(F.silu, "swish")
+ACTIVATIONS = {  # by the names of transformers' config.json
+    "gelu": Activation(F.gelu, "gelu", "none"),
+    "gelu_new": _TANH_GELU,
+    "gelu_pytorch_tanh": _TANH_GELU,
+    "relu": Activation(F.relu, "relu"),
+    "silu": _SILU,
+    "swish": _SILU,
+}
+
+
 def make_linear(
-    weights: Mapping[str, torch.Tensor], names: Sequence[str], dtype: torch.dtype, rows: int
+    weights: Mapping[str, torch.Tensor],
+    names: Sequence[str],
+    dtype: torch.dtype,
+    rows: int,
+    activation: Activation = NO_ACTIVATION,
 ) -> Linear:
     """Join linear layers on the same input to one.
 
@@ -28,13 +55,15 @@ def make_linear(
         To multiply in.
     rows : int
         Rows of the input for which to lay the weights out; others are computed, too.
+    activation : Activation
+        Of the outputs.
     """
     weight = torch.cat([weights[f"{name}.weight"] for name in names]).to(dtype)
     biases = [weights[f"{name}.bias"] for name in names if f"{name}.bias" in weights]
     bias = torch.cat(biases).to(dtype) if biases else None
     if weight.device.type == "cpu" and _packs(dtype):
-        return _Packed(weight, bias, rows)
-    return lambda inputs: F.linear(inputs, weight, bias)
+        return _Packed(weight, bias, rows, activation)
+    return lambda inputs: activation.function(F.linear(inputs, weight, bias))
 
 
 def _packs(dtype: torch.dtype) -> bool:
@@ -50,13 +79,21 @@ def _packs(dtype: torch.dtype) -> bool:
 
 
 class _Packed:
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int, activation: Activation
+    ) -> None:
         self._bias = bias
+        self._activation = activation
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            inputs, self._weight, self._bias, "none", [], ""
+            inputs,
+            self._weight,
+            self._bias,
+            self._activation.name,
+            [],
+            self._activation.algorithm,
         )
         return product
 

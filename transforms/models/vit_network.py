@@ -6,7 +6,8 @@ the same files, without what labelling does not need:
 - The channels of an image are equal, so that one convolution with their summed weights does.
 - Query, key and value are one product.
 - Behind the last layer only the class token is read, so that only its row is computed there.
-- On the CPU the weights are laid out once as oneDNN multiplies them.
+- On the CPU the weights are laid out once as oneDNN multiplies them, and it applies the
+  activation to a product while that is in its caches.
 - In a lower precision are products, attention and activations; the sums that run through all
   layers, the norms, the patches and the classifier are float32.
 """
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,18 +27,10 @@ from safetensors.torch import load_file
 
 from transforms.errors import CheckpointError
 from transforms.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, image_size
-from transforms.models.linear import Linear, attend, make_linear
+from transforms.models.linear import ACTIVATIONS, Linear, attend, make_linear
 
 Weights: TypeAlias = dict[str, torch.Tensor]
 
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-    "swish": F.silu,
-}
 _DEFAULTS = {  # transformers' own, for what a config.json leaves out
     "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
     "hidden_act": "gelu", "layer_norm_eps": 1e-12, "patch_size": 16, "num_channels": 3,
@@ -92,10 +84,10 @@ def read_shape(folder: Path) -> Shape:
         If its activation is not one of those known here.
     """
     config: dict[str, Any] = _DEFAULTS | json.loads((folder / CONFIG_FILE).read_text())
-    if config["hidden_act"] not in _ACTIVATIONS:
+    if config["hidden_act"] not in ACTIVATIONS:
         raise CheckpointError(
             f"{folder}: hidden_act is {config['hidden_act']!r}; known are "
-            f"{', '.join(sorted(_ACTIVATIONS))}"
+            f"{', '.join(sorted(ACTIVATIONS))}"
         )
     patch = config["patch_size"]
     return Shape(
@@ -214,7 +206,13 @@ class _Layer:
         self._attended = make_linear(
             weights, [f"{name}.attention.output.dense"], dtype, rows_behind
         )
-        self._inner = make_linear(weights, [f"{name}.intermediate.dense"], dtype, rows_behind)
+        self._inner = make_linear(
+            weights,
+            [f"{name}.intermediate.dense"],
+            dtype,
+            rows_behind,
+            ACTIVATIONS[shape.activation],
+        )
         self._outer = make_linear(weights, [f"{name}.output.dense"], dtype, rows_behind)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -228,7 +226,7 @@ class _Layer:
         mixed = attend(query, key, value).transpose(1, 2).flatten(2)
         hidden = hidden + self._attended(mixed)
         inner = self._inner(self._after(hidden).to(self._dtype))
-        return hidden + self._outer(_ACTIVATIONS[self._shape.activation](inner))
+        return hidden + self._outer(inner)
 
     def _heads(self, joined: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
         """(batch, tokens, count * hidden) to ``count`` of (batch, heads, tokens, head size)."""

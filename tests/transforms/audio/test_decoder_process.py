@@ -143,7 +143,7 @@ def load():
     os.write(1, b"a library in C welcomes you\\n")
     from transforms.audio.decoders import open_audio
     return open_audio
-decoder_process.run(load, int(sys.argv[1]))
+decoder_process.run(load, sys.argv[1:])
 """
 
 
