@@ -29,6 +29,7 @@ from transformers import ViTForImageClassification
 
 from benchmarks.throughput.peers import handwritten, recipe
 from benchmarks.throughput.peers.command import available_cores
+from transforms.audio.soundfile_reader import SequentialSoundFile
 from transforms.mel import to_image
 from transforms.models.front_end import PRESETS
 from transforms.models.vit import Precision, ViT
@@ -88,8 +89,8 @@ def decode_whole(path: str) -> Array:
 
 def decode_in_blocks(path: str) -> Array:
     """The same by blocks that stay in the cache, each as one channel, (frames, 1)."""
-    with sf.SoundFile(path) as file:
-        blocks = file.blocks(_BLOCK_FRAMES, dtype="float32", always_2d=True)
+    with SequentialSoundFile(path) as file:
+        blocks = file.blocks(_BLOCK_FRAMES, frames=file.frames, dtype="float32", always_2d=True)
         return np.concatenate([to_mono(block) for block in blocks])[:, None]
 
 
