@@ -49,8 +49,8 @@ def _counted_first(
 
 
 def cost(path: Path, front_end: FrontEnd) -> dict[str, float]:
-    """Processor milliseconds of one file by part."""
-    timed = StopWatch(time.process_time)
+    """Processor milliseconds of one file by part, of this thread: idle others may spin."""
+    timed = StopWatch(time.thread_time)
     windows = windows_of(path, front_end)
     while True:
         with timed("decode"):

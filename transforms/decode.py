@@ -15,7 +15,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from transforms.audio.sandbox import DecoderLimits, RemoteAudio, Sandbox
 from transforms.books import SKIPPED
-from transforms.errors import Reason, StageError, StorageError
+from transforms.errors import Reason, RunError, StageError
 from transforms.fetch import Fetched, fetched
 from transforms.models.front_end import FrontEnd
 from transforms.records import (
@@ -310,8 +310,8 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
         """Pass on what ``work`` gives; an exception of it becomes a failure of ``track``."""
         try:
             yield from work
-        except StorageError:
-            raise  # not the track's fault: the run stops
+        except RunError:
+            raise  # the run stops
         except Exception as error:  # becomes a row of failures/, with its type and message
             if self._over:
                 raise  # nor is this

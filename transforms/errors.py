@@ -6,7 +6,9 @@ CatalogError                everything this project raises on purpose
 │   ├── FrontEndError       a front end that is missing, foreign or out of range
 │   └── CheckpointError     a checkpoint that cannot or must not be loaded
 ├── StageError              one element that a stage cannot handle: becomes a failures row
-├── StorageError            the run's own storage is full or fails: a clean stop
+├── RunError                no input's fault: the run stops, and the same call goes on from there
+│   ├── StorageError        the run's own storage is full or fails
+│   └── WorkerError         a machine that lacks what every track needs
 └── BooksError              inputs and outcomes of a run do not balance
 """
 
@@ -85,8 +87,16 @@ class StageError(CatalogError):
         self.message = message
 
 
-class StorageError(CatalogError):
-    """The run's own storage is full or keeps failing: the run stops, and a rerun resumes it."""
+class RunError(CatalogError):
+    """What no input is to blame for: the run stops, and the same call goes on from there."""
+
+
+class StorageError(RunError):
+    """The run's own storage is full or keeps failing."""
+
+
+class WorkerError(RunError):
+    """A machine on which the decoders do not start: no processes, files or memory left."""
 
 
 class BooksError(CatalogError):

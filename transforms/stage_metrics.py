@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from apache_beam import pvalue
 from apache_beam.metrics import Metrics
 
-from transforms.errors import Reason, StorageError
+from transforms.errors import Reason, RunError
 from transforms.records import Failure, Track
 from transforms.stopwatch import StopWatch
 
@@ -70,8 +70,8 @@ class StageMeter:
         """Yield what ``work`` yields; an exception ends it with one tagged ``Failure``."""
         try:
             yield from self.count(work)
-        except StorageError:
-            raise  # not the input's fault: the run stops
+        except RunError:
+            raise  # the run stops
         except Exception as error:  # becomes a row of failures/, with its type and message
             yield self.failed(Failure.of(track, self.stage, error))
 

@@ -13,6 +13,7 @@ from tests.audio_files import noise, write_soundfile
 from tests.catalog import ROOT, Run
 from tests.stand_in_decoder import COMMAND, write_marked
 from transforms.audio.sandbox import DecoderLimits
+from transforms.errors import WorkerError
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -61,3 +62,18 @@ def test_bad_files_cost_a_row_each_and_no_good_one(
     assert {Path(row["uri"]).name for row in run.rows("windows")} == set(labelled)
     counts = run.record["counts"]
     assert (counts["listed"], counts["labelled"], counts["failed"]) == (14, 8, 6)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_decoders_that_do_not_start_stop_the_run_and_fail_no_track(
+    music, tiny_checkpoint, tmp_path, workers
+):
+    options = [f"--input={music}", f"--output={tmp_path}", f"--model={tiny_checkpoint}",
+               "--precision=float32", "--progress=none", f"--workers={workers}"]  # fmt: skip
+    prepared = job.prepare(parse_options(options))
+    limits = DecoderLimits(command=("/no/such/decoder",))
+    with pytest.raises(WorkerError, match=r"decoder does not start: .*/no/such/decoder"):
+        job.run(dataclasses.replace(prepared, limits=limits))
+    assert job.run(job.prepare(parse_options(options))) == 0  # the same call goes on
+    failed = {Path(row["uri"]).name for row in Run(tmp_path, 0, "", "").rows("failures")}
+    assert not any("good" in name for name in failed)

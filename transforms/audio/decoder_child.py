@@ -22,6 +22,7 @@ import numpy as np
 from transforms.audio.decoder_process import LENGTH, MOST_SECONDS, START_SECONDS, write_all
 from transforms.audio.decoder_replies import GarbledError, Reply, parsed
 from transforms.audio.shared_block import mapped, new_block
+from transforms.errors import WorkerError
 from transforms.malloc import KEEP_FREED_MEMORY
 from transforms.records import FloatArray
 
@@ -78,21 +79,21 @@ class Child:
 
     Raises
     ------
-    RuntimeError
-        If there is no such command.
+    WorkerError
+        If it cannot be started.
     """
 
     def __init__(self, command: tuple[str, ...], memory_bytes: int) -> None:
-        samples = new_block()
-        self._line = [*(command or (sys.executable, *COMMAND)), str(memory_bytes), str(samples)]
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, it is open until the child is ready
-        try:
-            self._process = _started(self._line, self._stderr, samples)
-        except OSError as error:
-            os.close(samples)
-            self._stderr.close()
-            raise RuntimeError(f"{FAILED_START}: {self._line}: {error}") from error
-        self._samples = mapped(samples)
+        self._line = [*(command or (sys.executable, *COMMAND)), str(memory_bytes)]
+        with contextlib.ExitStack() as opened:
+            try:
+                self._stderr = opened.enter_context(tempfile.TemporaryFile())
+                with new_block() as samples:
+                    self._samples = mapped(samples)
+                    self._process = _started([*self._line, str(samples)], self._stderr, samples)
+            except OSError as error:
+                raise WorkerError(f"{FAILED_START}: {self._line}: {error}") from error
+            opened.pop_all()  # stderr stays open until the child is ready
         self._deadline_s = time.monotonic() + START_SECONDS
         self.stop = weakref.finalize(self, _end, self._process)  # also when garbage collected
         # Not at the interpreter's exit, which a thread that decodes would take for a crash. The
@@ -108,7 +109,7 @@ class Child:
 
         Raises
         ------
-        RuntimeError
+        WorkerError
             If it does not start; the message has the command and what it wrote to stderr.
         """
         if not self._stderr.closed:
@@ -123,7 +124,7 @@ class Child:
             self.stop()
             stderr.seek(0)
             told = stderr.read().decode(errors="replace").strip()[-MOST_TOLD:]
-            raise RuntimeError(
+            raise WorkerError(
                 f"{FAILED_START}: {line}: {type(error).__name__} {error}, exit status {status}, "
                 f"stderr: {told or 'empty'}"
             ) from error

@@ -87,8 +87,8 @@ class Sandbox:
 
         Raises
         ------
-        RuntimeError
-            If there is no such command.
+        WorkerError
+            If it cannot be started.
         """
         if self._child is None:
             self._child = Child(self.limits.command, self.limits.memory_bytes)
@@ -108,7 +108,7 @@ class Sandbox:
         StageError
             As transforms.audio.decoders.open_audio, and here as in all that is done with the file
             the reasons timeout, decoder_crash, out_of_memory and internal_error.
-        RuntimeError
+        WorkerError
             If the child does not start.
         """
         request = {

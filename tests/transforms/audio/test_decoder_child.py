@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from transforms.audio.decoder_child import child_environment
 from transforms.audio.sandbox import DecoderLimits, Sandbox
+from transforms.errors import WorkerError
 
 ROOT = Path(__file__).parents[3]
 
@@ -32,6 +34,15 @@ def test_child_environment() -> None:
 )
 def test_a_child_that_does_not_start_is_no_files_fault(tmp_path, command, told) -> None:
     sandbox = Sandbox(DecoderLimits(command=command))
-    with pytest.raises(RuntimeError, match=told) as caught:
+    with pytest.raises(WorkerError, match=told) as caught:
         sandbox.open(tmp_path / "any.mp3")
     assert command[0] in str(caught.value)
+
+
+def test_a_worker_without_files_left_is_no_files_fault(tmp_path, monkeypatch) -> None:
+    def none_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", none_left, raising=False)
+    with pytest.raises(WorkerError, match="Too many open files"):
+        Sandbox().open(tmp_path / "any.mp3")
