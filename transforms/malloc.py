@@ -6,5 +6,5 @@ page that it takes anew costs over a microsecond. Other allocators ignore it.
 
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # smaller ones come from the heap
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),  # of free memory at the heap's end may stay
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),  # of free memory at the heap's end may stay
 }
