@@ -140,8 +140,8 @@ def run(job: LabelJob) -> int:
     ------
     UsageError
         If another run is writing into the same output.
-    StorageError
-        If the output is full or fails; the same call goes on from there.
+    RunError
+        If the output is full or fails, or decoders do not start; the same call goes on from there.
     """
     started = time.monotonic()
     with locked(job.config.output):

@@ -108,6 +108,15 @@ def say_garbage() -> None:
             continue
 
 
+def cut_off_samples() -> None:
+    """Make the shared memory shorter than the next block."""
+    for fd in range(3, 64):
+        try:
+            os.ftruncate(fd, 4)
+        except OSError:
+            continue
+
+
 def at_once(misbehave: Callable[[], Any]) -> Callable[[], Iterator[FloatArray]]:
     def blocks() -> Iterator[FloatArray]:
         misbehave()
@@ -183,7 +192,7 @@ MISBEHAVIOURS: dict[str, Callable[[], Iterator[FloatArray]]] = {
         f.__name__: at_once(f)
         for f in (
             hang, hang_native, run_out_of_time, os.abort, segfault, end, kill, allocate, fail,
-            write_a_file, say_garbage,
+            write_a_file, say_garbage, cut_off_samples,
         )
     },
     "block_then_hang": block_then(hang),

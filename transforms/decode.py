@@ -15,7 +15,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from transforms.audio.sandbox import DecoderLimits, RemoteAudio, Sandbox
 from transforms.books import SKIPPED
-from transforms.errors import Reason, RunError, StageError
+from transforms.errors import Reason, RunError, StageError, WorkerError
 from transforms.fetch import Fetched, fetched
 from transforms.models.front_end import FrontEnd
 from transforms.records import (
@@ -235,7 +235,8 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         self._sandbox = Sandbox(self._limits)
-        self._sandbox.start()  # while the stages behind set themselves up
+        with contextlib.suppress(WorkerError):  # the first track will tell
+            self._sandbox.start()  # while the stages behind set themselves up
         self._known = None if self._known_rows is None else load_known(self._known_rows)
 
     def start_bundle(self) -> None:
@@ -311,7 +312,7 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
         try:
             yield from work
         except RunError:
-            raise  # the run stops
+            raise  # not the track's fault: the run stops
         except Exception as error:  # becomes a row of failures/, with its type and message
             if self._over:
                 raise  # nor is this

@@ -96,7 +96,7 @@ class StorageError(RunError):
 
 
 class WorkerError(RunError):
-    """A machine on which the decoders do not start: no processes, files or memory left."""
+    """A machine on which decoders do not start, for lack of processes, files, memory or time."""
 
 
 class BooksError(CatalogError):

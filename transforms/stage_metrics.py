@@ -71,7 +71,7 @@ class StageMeter:
         try:
             yield from self.count(work)
         except RunError:
-            raise  # the run stops
+            raise  # not the input's fault: the run stops
         except Exception as error:  # becomes a row of failures/, with its type and message
             yield self.failed(Failure.of(track, self.stage, error))
 

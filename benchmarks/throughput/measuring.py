@@ -24,7 +24,7 @@ _ROOT = Path(__file__).parents[2]
 Job: TypeAlias = tuple[System, int]  # and its number of tracks
 
 
-class RunError(Exception):
+class ProgramError(Exception):
     """A program failed or gave no usable figures; the message ends with what it last wrote."""
 
 
@@ -73,13 +73,13 @@ def marginal_rate(seconds: Mapping[int, Sequence[float]]) -> Rate:
 
     Raises
     ------
-    RunError
+    ProgramError
         If the larger size took no longer.
     """
     small, large = sorted(seconds)
     first_s, second_s = (statistics.median(seconds[size]) for size in (small, large))
     if second_s <= first_s:
-        raise RunError(
+        raise ProgramError(
             f"{large} tracks took {second_s:.1f} s, {small} took {first_s:.1f} s: choose --sizes "
             "further apart"
         )
@@ -115,7 +115,7 @@ def run_program(
 
     Raises
     ------
-    RunError
+    ProgramError
         If it ends with a status other than 0, or is killed after ``timeout_seconds``.
     """
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -138,14 +138,14 @@ def run_program(
         seconds = time.monotonic() - started
     if process.returncode:
         tail = log.read_text(errors="replace")[-_TAIL_CHARACTERS:].strip()
-        raise RunError(f"status {process.returncode} after {seconds:.0f} s\n{tail}")
+        raise ProgramError(f"status {process.returncode} after {seconds:.0f} s\n{tail}")
     return seconds, peak
 
 
 def check_rows(rows: Sequence[Row], tracks: Sequence[Path]) -> None:
-    """Raise RunError unless there is one row for each track."""
+    """Raise ProgramError unless there is one row for each track."""
     if sorted(row["path"] for row in rows) != sorted(map(str, tracks)):
-        raise RunError(f"its {len(rows)} rows are not one for each of the {len(tracks)} tracks")
+        raise ProgramError(f"its {len(rows)} rows are not one for each of the {len(tracks)} tracks")
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Measurement:
             return
         try:
             seconds, peak, rows = self._run(system, size, sampled)
-        except (RunError, OSError) as error:  # OSError: it wrote no rows
+        except (ProgramError, OSError) as error:  # OSError: it wrote no rows
             result.error = f"{size} tracks: {error}"
             self.say(f"{system}: {result.error}")
             return

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.throughput.agreement import Agreement
 from benchmarks.throughput.floor import Floor
-from benchmarks.throughput.measuring import Measured, RunError, marginal_rate
+from benchmarks.throughput.measuring import Measured, ProgramError, marginal_rate
 from benchmarks.throughput.peers.command import available_cores
 from benchmarks.throughput.systems import PROJECT, System
 from pipeline import __version__
@@ -84,7 +84,7 @@ def _alone(system: System, measured: Measured) -> Figures:
         return row
     try:
         rate = marginal_rate(measured.seconds)
-    except RunError as error:
+    except ProgramError as error:
         return dataclasses.replace(row, error=str(error))
     return dataclasses.replace(row, startup_s=rate.startup_s, tracks_per_s=rate.tracks_per_s)
 

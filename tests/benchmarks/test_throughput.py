@@ -13,7 +13,7 @@ from benchmarks.throughput import __main__ as program
 from benchmarks.throughput.agreement import agreements
 from benchmarks.throughput.measuring import (
     Measurement,
-    RunError,
+    ProgramError,
     check_rows,
     run_program,
 )
@@ -34,13 +34,13 @@ def python(code: str) -> list[str]:
 
 
 def test_a_failed_program_is_told_with_its_last_words(tmp_path):
-    with pytest.raises(RunError, match=r"status 3 after \d+ s\nno such model"):
+    with pytest.raises(ProgramError, match=r"status 3 after \d+ s\nno such model"):
         run_program(python("import sys; print('no such model', file=sys.stderr); sys.exit(3)"),
                     tmp_path / "log.txt", 60)  # fmt: skip
 
 
 def test_a_program_without_end_is_killed(tmp_path):
-    with pytest.raises(RunError, match="status -9"):
+    with pytest.raises(ProgramError, match="status -9"):
         run_program(python("import time; time.sleep(600)"), tmp_path / "log.txt", 0.5)
 
 
@@ -83,7 +83,7 @@ def test_one_failure_does_not_end_the_others():
 
 
 def test_rows_must_be_one_for_each_track():
-    with pytest.raises(RunError, match="one for each"):
+    with pytest.raises(ProgramError, match="one for each"):
         check_rows([{"path": "1"}, {"path": "1"}], [Path("1"), Path("2")])
 
 

@@ -12,7 +12,7 @@ from benchmarks.throughput.agreement import Agreement, agreements, compare
 from benchmarks.throughput.floor import Floor, floor_of
 from benchmarks.throughput.measuring import (
     Measured,
-    RunError,
+    ProgramError,
     marginal_rate,
     rounds_order,
 )
@@ -34,7 +34,7 @@ def test_rate_takes_medians():
 
 
 def test_no_rate_where_more_tracks_took_no_longer():
-    with pytest.raises(RunError, match="further apart"):
+    with pytest.raises(ProgramError, match="further apart"):
         marginal_rate({16: [9.0], 64: [9.0]})
 
 

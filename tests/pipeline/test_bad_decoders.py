@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,15 +66,23 @@ def test_bad_files_cost_a_row_each_and_no_good_one(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("/no/such/decoder",), "/no/such/decoder"),
+        ((sys.executable, "-c", "import sys; sys.exit('it is cold\\nand dark')"), "and dark"),
+    ],
+)
 def test_decoders_that_do_not_start_stop_the_run_and_fail_no_track(
-    music, tiny_checkpoint, tmp_path, workers
+    music, tiny_checkpoint, tmp_path, workers, command, told
 ):
     options = [f"--input={music}", f"--output={tmp_path}", f"--model={tiny_checkpoint}",
                "--precision=float32", "--progress=none", f"--workers={workers}"]  # fmt: skip
     prepared = job.prepare(parse_options(options))
-    limits = DecoderLimits(command=("/no/such/decoder",))
-    with pytest.raises(WorkerError, match=r"decoder does not start: .*/no/such/decoder"):
+    limits = DecoderLimits(command=command)
+    with pytest.raises(WorkerError, match=rf"decoder does not start: .*{told}.*run again"):
         job.run(dataclasses.replace(prepared, limits=limits))
     assert job.run(job.prepare(parse_options(options))) == 0  # the same call goes on
-    failed = {Path(row["uri"]).name for row in Run(tmp_path, 0, "", "").rows("failures")}
-    assert not any("good" in name for name in failed)
+    run = Run(tmp_path, 0, "", "")
+    assert not any("good" in row["uri"] for row in run.rows("failures"))
+    assert len(run.rows("predictions")) == GOOD

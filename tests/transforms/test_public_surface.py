@@ -16,9 +16,11 @@ from transforms.errors import (
     FrontEndError,
     InputError,
     Reason,
+    RunError,
     StageError,
     StorageError,
     UsageError,
+    WorkerError,
 )
 
 PACKAGE = Path(transforms.__file__).parent
@@ -130,9 +132,10 @@ def test_layers_import_only_downward(path):
 
 def test_tree_of_exceptions():
     assert CatalogError.__bases__ == (Exception,)
-    assert {kind.__base__ for kind in (UsageError, StageError, StorageError, BooksError)} == {
+    assert {kind.__base__ for kind in (UsageError, StageError, RunError, BooksError)} == {
         CatalogError
     }
+    assert {kind.__base__ for kind in (StorageError, WorkerError)} == {RunError}
     assert {kind.__base__ for kind in (InputError, FrontEndError, CheckpointError)} == {UsageError}
 
 

@@ -17,11 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from transforms.audio.decoder_process import LENGTH, MOST_SECONDS, START_SECONDS, write_all
 from transforms.audio.decoder_replies import GarbledError, Reply, parsed
-from transforms.audio.shared_block import mapped, new_block
+from transforms.audio.shared_block import new_block, read_block
 from transforms.errors import WorkerError
 from transforms.malloc import KEEP_FREED_MEMORY
 from transforms.records import FloatArray
@@ -63,7 +61,7 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "2",
-        **KEEP_FREED_MEMORY,
+        **{name: environ.get(name, value) for name, value in KEEP_FREED_MEMORY.items()},
     }
 
 
@@ -88,18 +86,19 @@ class Child:
         with contextlib.ExitStack() as opened:
             try:
                 self._stderr = opened.enter_context(tempfile.TemporaryFile())
-                with new_block() as samples:
-                    self._samples = mapped(samples)
-                    self._process = _started([*self._line, str(samples)], self._stderr, samples)
+                self._samples = opened.enter_context(new_block())
+                fd = self._samples.fileno()
+                self._process = _started([*self._line, str(fd)], self._stderr, fd)
             except OSError as error:
-                raise WorkerError(f"{FAILED_START}: {self._line}: {error}") from error
-            opened.pop_all()  # stderr stays open until the child is ready
+                raise WorkerError(_not_started(self._line, str(error))) from error
+            opened.pop_all()
         self._deadline_s = time.monotonic() + START_SECONDS
         self.stop = weakref.finalize(self, _end, self._process)  # also when garbage collected
         # Not at the interpreter's exit, which a thread that decodes would take for a crash. The
         # child ends by itself when this process does.
         self.stop.atexit = False
-        weakref.finalize(self, self._stderr.close)
+        for file in (self._stderr, self._samples):
+            weakref.finalize(self, file.close)
         self._replies = _fd(self._process.stdout)
         self._poll = select.poll()  # select.select() cannot take numbers of 1,024 and more
         self._poll.register(self._replies, select.POLLIN)
@@ -124,10 +123,8 @@ class Child:
             self.stop()
             stderr.seek(0)
             told = stderr.read().decode(errors="replace").strip()[-MOST_TOLD:]
-            raise WorkerError(
-                f"{FAILED_START}: {line}: {type(error).__name__} {error}, exit status {status}, "
-                f"stderr: {told or 'empty'}"
-            ) from error
+            why = f"{type(error).__name__} {error}, exit status {status}, stderr: {told or 'empty'}"
+            raise WorkerError(_not_started(line, why)) from error
         except BaseException:
             self.stop()
             raise
@@ -185,8 +182,10 @@ class Child:
         reply = parsed(self._bytes(length, deadline_s))
         if reply.shape is None:
             return reply, None
-        samples = self._samples[: math.prod(reply.shape)].reshape(reply.shape)
-        return reply, samples.astype(np.float32)  # a copy: the next block comes there, too
+        samples = read_block(self._samples, reply.shape)
+        if samples is None:
+            raise GarbledError(f"no {reply.shape} samples")
+        return reply, samples
 
     def _bytes(self, count: int, deadline_s: float) -> bytes:
         buffer = bytearray(count)
@@ -200,6 +199,12 @@ class Child:
                 raise EndedError
             rest = rest[count:]
         return bytes(buffer)
+
+
+def _not_started(line: list[str], why: str) -> str:
+    """In one line, in which a worker's error reaches the launching process."""
+    told = " | ".join(why.splitlines())
+    return f"{FAILED_START}: {line}: {told}; when that is mended, start the run again to go on"
 
 
 def _started(line: list[str], stderr: IO[bytes], samples: int) -> subprocess.Popen[bytes]:

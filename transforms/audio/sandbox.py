@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,11 @@ from transforms.audio.decoder_account import Account, crash_error
 from transforms.audio.decoder_child import Child, EndedError, LateError
 from transforms.audio.decoder_replies import GarbledError, Reply, check_fits
 from transforms.audio.readers import AudioInfo
-from transforms.errors import Reason, StageError, UsageError
+from transforms.errors import Reason, StageError, UsageError, WorkerError
 from transforms.models.front_end import ChannelRule
 from transforms.records import FloatArray
 
+RESTART_SECONDS = 1.0  # before a child that did not start gets its second chance
 FILES_PER_CHILD = 200  # then a new one: what decoders leak counts against the memory limit
 # Of a file that fails to open so, an earlier one may be to blame, which damaged the child.
 PERHAPS_INHERITED = (Reason.DECODER_CRASH, Reason.OUT_OF_MEMORY)
@@ -109,7 +111,7 @@ class Sandbox:
             As transforms.audio.decoders.open_audio, and here as in all that is done with the file
             the reasons timeout, decoder_crash, out_of_memory and internal_error.
         WorkerError
-            If the child does not start.
+            If the child does not start, twice.
         """
         request = {
             "op": "open",
@@ -131,13 +133,21 @@ class Sandbox:
         return self._opened_file(path.name, request)
 
     def _opened_file(self, name: str, request: Mapping[str, Any]) -> RemoteAudio:
-        self.start()
-        assert self._child is not None
-        self._child.wait_until_ready()
+        try:
+            self._make_ready()
+        except WorkerError:  # processes or memory may be short for a moment
+            self.close()
+            time.sleep(RESTART_SECONDS)
+            self._make_ready()
         self._opened += 1
         account = self._current = Account(name, self.limits.timeout_seconds)
         reply, _ = self.ask(account, request)
         return RemoteAudio(self, account, reply)
+
+    def _make_ready(self) -> None:
+        self.start()
+        assert self._child is not None
+        self._child.wait_until_ready()
 
     def ask(self, account: Account, request: Mapping[str, Any]) -> tuple[Reply, FloatArray | None]:
         """Send a request about the open file; see transforms.audio.decoder_process.Server."""

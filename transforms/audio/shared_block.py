@@ -1,13 +1,14 @@
-"""The memory that a worker shares with its decoding child: samples cross it, not a pipe."""
+"""The memory through which a decoding child hands samples to its worker, instead of a pipe.
+
+The child writes through a mapping. The worker reads by file descriptor: what a child has cut off
+is a short read to it, not a signal.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -19,27 +20,34 @@ SAMPLE = np.dtype("<f4")
 BLOCK_BYTES = BLOCK_SAMPLES * SAMPLE.itemsize
 
 
-@contextlib.contextmanager
-def new_block() -> Iterator[int]:
-    """Make the memory: a file descriptor, for both sides to pass to :func:`mapped`.
+def new_block() -> IO[bytes]:
+    """Make the memory: an open file without a name, full of zeros, so that it needs no more room.
 
-    On Linux no side can make it smaller under the other.
+    Raises
+    ------
+    OSError
+        If there are no files or no room left.
     """
-    with _new_file() as file:
-        file.truncate(BLOCK_BYTES)
-        if hasattr(os, "memfd_create"):
-            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-            fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
-        yield file.fileno()
+    file = _new_file()
+    file.write(bytes(BLOCK_BYTES))
+    file.flush()
+    return file
 
 
 def _new_file() -> IO[bytes]:
-    if not hasattr(os, "memfd_create"):  # macOS
+    if not hasattr(os, "memfd_create"):  # macOS, and Pythons built for old Linux
         return tempfile.TemporaryFile()
-    fd = os.memfd_create("samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    return os.fdopen(fd, "r+b", buffering=0)
+    return os.fdopen(os.memfd_create("samples", os.MFD_CLOEXEC), "r+b", buffering=0)
 
 
 def mapped(fd: int) -> FloatArray:
     """The memory as samples, float32 of shape (BLOCK_SAMPLES,); does not need ``fd`` to stay."""
     return np.frombuffer(mmap.mmap(fd, BLOCK_BYTES), SAMPLE)
+
+
+def read_block(file: IO[bytes], shape: tuple[int, int]) -> FloatArray | None:
+    """Copy samples of ``shape``, (frames, channels); None if there are not as many."""
+    samples = np.empty(shape, SAMPLE)
+    if os.preadv(file.fileno(), [samples.data], 0) < samples.nbytes:
+        return None
+    return samples.astype(np.float32, copy=False)

@@ -30,7 +30,7 @@ ACTIVATIONS = {  # by the names of transformers' config.json
     "gelu": Activation(F.gelu, "gelu", "none"),
     "gelu_new": _TANH_GELU,
     "gelu_pytorch_tanh": _TANH_GELU,
-    "relu": Activation(F.relu, "relu"),
+    "relu": Activation(F.relu, "none"),  # by itself: oneDNN's makes 0 of NaN
     "silu": _SILU,
     "swish": _SILU,
 }
@@ -87,15 +87,16 @@ class _Packed:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        activation = self._activation
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
             inputs,
             self._weight,
             self._bias,
-            self._activation.name,
+            activation.name,
             [],
-            self._activation.algorithm,
+            activation.algorithm,
         )
-        return product
+        return activation.function(product) if activation.name == "none" else product
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

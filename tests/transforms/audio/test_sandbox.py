@@ -84,6 +84,7 @@ def is_known(number: int) -> bool:
         ("end", GENEROUS, Reason.DECODER_CRASH, "status 3"),
         ("kill", GENEROUS, Reason.DECODER_CRASH, "SIGKILL"),
         ("say_garbage", GENEROUS, Reason.DECODER_CRASH, "garbage"),
+        ("cut_off_samples", GENEROUS, Reason.DECODER_CRASH, "no (1000, 1) samples"),
         pytest.param(
             *("allocate", GENEROUS, Reason.OUT_OF_MEMORY, f"{1 << 28} bytes"), marks=NEEDS_STATM
         ),

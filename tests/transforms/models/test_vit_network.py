@@ -31,10 +31,13 @@ def transformers_answers(folder, batch):
         return torch.log_softmax(model(pixels).logits, dim=-1).numpy()
 
 
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize(
     "activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish"]
 )
-def test_activations(tmp_path, activation):
+def test_activations(tmp_path, activation, packed, monkeypatch):
+    if not packed:
+        monkeypatch.setattr(linear, "_packs", lambda dtype: False)
     folder = make_checkpoint(tmp_path)
     edit_config(folder, hidden_act=activation)
     expected = transformers_answers(folder, images())
