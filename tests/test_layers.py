@@ -45,7 +45,7 @@ def violations(source: str, module: Path) -> set[str]:
     if module.is_relative_to(AUDIO):
         forbidden |= {name for name in names if below(name, "apache_beam", "torch")}
         allowed = ("transforms.audio", "transforms.errors", "transforms.records")
-        allowed += ("transforms.models.front_end", "transforms.stopwatch")
+        allowed += ("transforms.malloc", "transforms.models.front_end", "transforms.stopwatch")
         forbidden |= {
             name for name in names if below(name, "transforms") and not below(name, *allowed)
         }

@@ -94,11 +94,12 @@ class Child:
             opened.pop_all()
         self._deadline_s = time.monotonic() + START_SECONDS
         self.stop = weakref.finalize(self, _end, self._process)  # also when garbage collected
+        ends: list[weakref.finalize[Any, Any]] = [self.stop]
+        ends += [weakref.finalize(self, file.close) for file in (self._stderr, self._samples)]
         # Not at the interpreter's exit, which a thread that decodes would take for a crash. The
         # child ends by itself when this process does.
-        self.stop.atexit = False
-        for file in (self._stderr, self._samples):
-            weakref.finalize(self, file.close)
+        for end in ends:
+            end.atexit = False
         self._replies = _fd(self._process.stdout)
         self._poll = select.poll()  # select.select() cannot take numbers of 1,024 and more
         self._poll.register(self._replies, select.POLLIN)

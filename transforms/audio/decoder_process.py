@@ -44,7 +44,7 @@ OpenAudio = Callable[..., "Audio"]
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write to a pipe that may take it in pieces."""
+    """Write to a file or a pipe that may take it in pieces."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]

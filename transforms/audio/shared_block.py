@@ -13,6 +13,7 @@ from typing import IO
 
 import numpy as np
 
+from transforms.audio.decoder_process import write_all
 from transforms.audio.readers import BLOCK_SAMPLES
 from transforms.records import FloatArray
 
@@ -29,8 +30,11 @@ def new_block() -> IO[bytes]:
         If there are no files or no room left.
     """
     file = _new_file()
-    file.write(bytes(BLOCK_BYTES))
-    file.flush()
+    try:
+        write_all(file.fileno(), bytes(BLOCK_BYTES))
+    except BaseException:
+        file.close()
+        raise
     return file
 
 
