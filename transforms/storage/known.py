@@ -242,11 +242,19 @@ def _digests(keys: Iterable[bytes]) -> Digests:
 
 
 def _files(rows: KnownRows, name: str) -> list[str]:
-    paths = list_dataset(rows.output, name)
-    if not rows.resumed_only:
-        return paths
+    """The dataset's files that may count; the run's own do not.
+
+    A cluster may repeat a stage behind the end of all others (Spark, whose executor is gone): it
+    must find what it found before.
+    """
+    paths = {path.rpartition("/")[2]: path for path in list_dataset(rows.output, name)}
     of_resumed = tuple(f"{run_id}-" for run_id in rows.resumed_runs)
-    return [path for path in paths if path.rpartition("/")[2].startswith(of_resumed)]
+    return [
+        path
+        for file_name, path in paths.items()
+        if not file_name.startswith(f"{rows.run_id}-")
+        and (not rows.resumed_only or file_name.startswith(of_resumed))
+    ]
 
 
 def _batches(path: str, extra: list[str], rows: KnownRows) -> Iterator[pa.RecordBatch]:

@@ -26,7 +26,7 @@ from transforms.storage.known import (
 PLAIN = Listing()
 NEXT = KnownRows(
     output="",
-    run_id="run-2",
+    run_id="this",
     model_fingerprint=PROVENANCE.model_fingerprint,
     front_end_fingerprint=PROVENANCE.front_end_fingerprint,
 )
@@ -235,6 +235,15 @@ def test_a_missing_file_of_a_run_that_is_gone_on_with(tmp_path):
 def test_failures_of_another_model_do_not_count(tmp_path, changes):
     published(tmp_path, failed_rows())
     assert known(tmp_path, resumed_runs=("run-1",), **changes).outcome(track(), PLAIN) is None
+
+
+def test_the_rows_of_the_run_that_asks_do_not_count(tmp_path):
+    """Of which a cluster may repeat a part when it has published."""
+    for run_id in ("another", "this"):
+        published(tmp_path, labelled_rows(track(f"{run_id}.mp3")), run_id=run_id)
+    rows = known(tmp_path)
+    assert rows.outcome(track("another.mp3"), PLAIN) == "labelled"
+    assert rows.outcome(track("this.mp3"), PLAIN) is None
 
 
 def test_a_run_is_not_taken_for_one_whose_name_begins_so(tmp_path):
