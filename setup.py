@@ -92,4 +92,5 @@ setup(
     python_requires=">=3.10,<3.14",
     install_requires=REQUIRES,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["catalog-labels-worker = pipeline.boot:main"]},
 )

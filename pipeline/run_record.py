@@ -40,7 +40,7 @@ def stage_timings(result: Any) -> dict[str, dict[str, float]]:
         if own or (stage in _OWN_NAMESPACES and counter.key.metric.name.startswith(FAILED_PREFIX)):
             counts = stages.setdefault(stage, {})  # to which several steps may add
             name = counter.key.metric.name
-            counts[name] = counts.get(name, 0) + counter.result
+            counts[name] = counts.get(name, 0) + (counter.result or 0)  # Prism: None for 0
     for distribution in found["distributions"]:
         name, namespace = distribution.key.metric.name, distribution.key.metric.namespace
         if namespace in _OWN_NAMESPACES and name == BUSY_METRIC:

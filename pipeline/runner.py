@@ -17,6 +17,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineRunner, create_runner
 from apache_beam.transforms.environments import Environment
 
+from pipeline.clusters import cluster_options
 from pipeline.forked_workers import ForkedEnvironment
 from pipeline.forkserver import fork_server
 from pipeline.options import LabelConfig
@@ -30,12 +31,14 @@ def beam_options(config: LabelConfig) -> PipelineOptions:
     Raises
     ------
     UsageError
-        If an option is neither ours nor Beam's, which would ignore it.
+        If an option is neither ours nor Beam's, which would ignore it, or the runner's cluster
+        is not there.
     """
     args = list(config.beam_args)
     _check_known(args)
     if config.runner == "DirectRunner":
         args.append(f"--direct_num_workers={config.workers}")
+    args += cluster_options(config.runner, args)
     return PipelineOptions([f"--runner={config.runner}", *args])
 
 

@@ -101,6 +101,6 @@ def test_on_a_cluster_auto_is_what_every_machine_has(tmp_path, tiny_checkpoint):
     write_soundfile(tmp_path / "a.flac", noise(1.0, 22_050, 1, 0), 22_050, "FLAC", "PCM_16")
     config = parse_options(
         [f"--input={tmp_path / 'a.flac'}", f"--output={tmp_path / 'out'}",
-         f"--model={tiny_checkpoint}", "--runner=FlinkRunner"]
+         f"--model={tiny_checkpoint}", "--runner=PortableRunner"]
     )  # fmt: skip
     assert job_module.prepare(config).precision == "float32"

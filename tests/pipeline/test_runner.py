@@ -40,9 +40,9 @@ def test_beam_s_own_options_are_passed_on():
 
 
 def test_workers_are_of_directrunner_alone():
-    options = beam_options(config("--runner=FlinkRunner", "--workers=3"))
+    options = beam_options(config("--runner=PortableRunner", "--workers=3"))
     assert options.view_as(DirectOptions).direct_num_workers == 1
-    assert options.view_as(StandardOptions).runner == "FlinkRunner"
+    assert options.view_as(StandardOptions).runner == "PortableRunner"
 
 
 @pytest.mark.parametrize("wrong", ["--bogus=1", "--bogus", "--batchsize=3", "--inputs=a", "extra"])

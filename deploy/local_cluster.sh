@@ -1,0 +1,319 @@
+#!/usr/bin/env bash
+# Starts and stops a real cluster on this machine's loopback interface. See --help.
+set -euo pipefail
+
+HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(dirname -- "$HERE")
+CACHE=${CATALOG_LABELS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/catalog-labels}
+STATE=${CLUSTER_STATE:-$CACHE/clusters}
+JARS=$CACHE/jars
+WORKERS=${WORKERS:-2}
+
+BEAM_VERSION=2.77.0 # of Prism
+FLINK_REST_PORT=${FLINK_REST_PORT:-8081}
+FLINK_RPC_PORT=${FLINK_RPC_PORT:-6123}
+SPARK_PORT=${SPARK_PORT:-7077}
+SPARK_UI_PORT=${SPARK_UI_PORT:-8082}
+PRISM_PORT=${PRISM_PORT:-8073}
+
+usage() {
+  cat <<'TEXT'
+Usage:
+  deploy/local_cluster.sh flink|spark|prism up      download what is missing, and start
+  deploy/local_cluster.sh flink|spark|prism down    stop
+  deploy/local_cluster.sh flink|spark|prism status  0 if it answers, and what it has; else 1
+  deploy/local_cluster.sh flink|spark|prism fetch   download only
+
+up prints the options with which pipeline.main labels on the cluster. All downloads are pinned by
+version and checksum (in deploy/requirements, deploy/job_servers and deploy/prism) and kept; nothing
+listens beyond 127.0.0.1.
+
+Environment:
+  WORKERS               Flink TaskManagers or Spark workers, one core each (default: 2)
+  CATALOG_LABELS_CACHE  where downloads go (default: ~/.cache/catalog-labels)
+  CLUSTER_STATE         where logs and process ids go (default: clusters, there)
+  FLINK_REST_PORT (8081), FLINK_RPC_PORT (6123), SPARK_PORT (7077), SPARK_UI_PORT (8082),
+  PRISM_PORT (8073)
+TEXT
+}
+
+say() { printf 'local_cluster.sh: %s\n' "$*" >&2; }
+die() { say "$1"; exit "${2:-1}"; }
+
+need() { # COMMAND HINT
+  command -v "$1" >/dev/null || die "$1 is missing: $2"
+}
+
+need_java() {
+  need java 'install a JDK or JRE, 11 or 17 (Debian, Ubuntu: apt-get install openjdk-17-jre-headless)'
+}
+
+python() {
+  if [[ -x $ROOT/.venv/bin/python ]]; then
+    "$ROOT/.venv/bin/python" "$@"
+  else
+    "${PYTHON:-python3}" "$@"
+  fi
+}
+
+fetch_from_pypi() { # NAME [PIP OPTIONS...]: what deploy/requirements/NAME.txt pins
+  local name=$1 pins=$HERE/requirements/$1.txt folder
+  shift
+  folder=$CACHE/${name%-libraries}
+  if cmp -s "$pins" "$folder/.fetched-$name"; then return; fi
+  say "fetching $name from PyPI, once"
+  mkdir -p -- "$folder"
+  python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade \
+    --target "$folder/$name" "$@" --requirement "$pins"
+  cp -rlf -- "$folder/$name/." "$folder/"
+  rm -rf -- "${folder:?}/$name"
+  cp -- "$pins" "$folder/.fetched-$name"
+}
+
+build_job_server() { # NAME KIND: Beam's job server in one jar, by Maven's own client
+  local name=$1 jar=$JARS/$2-job-server.jar pom=$HERE/job_servers/$1 new=$CACHE/.building-$1
+  if [[ -f $jar && $jar -nt $pom/pom.xml ]]; then return; fi
+  need mvn 'install Maven (Debian, Ubuntu: apt-get install maven)'
+  say "building the job server for $name from Maven Central, once"
+  rm -rf -- "$new"
+  mkdir -p -- "$JARS" "$new"
+  cp -- "$pom/pom.xml" "$new"
+  (
+    cd "$new"
+    mvn --quiet --batch-mode -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory=jars
+    (cd jars && sha256sum --check --quiet --strict "$pom/jars.sha256") ||
+      die "Maven brought other jars than deploy/job_servers/$name/jars.sha256 names"
+    mvn --quiet --batch-mode -Dstyle.color=never package
+  )
+  mv -- "$new/target/$name-job-server-1.jar" "$jar"
+  rm -rf -- "$new"
+}
+
+answers() { # URL
+  python - "$1" <<'PYTHON'
+import sys
+import urllib.request
+try:
+    urllib.request.urlopen(sys.argv[1], timeout=2).read()
+except OSError:
+    sys.exit(1)
+PYTHON
+}
+
+wait_for() { # WHAT COMMAND...: until it succeeds, a minute at most
+  local what=$1 second
+  shift
+  for ((second = 0; second < 60; second++)); do
+    if "$@" 2>/dev/null; then return; fi
+    sleep 1
+  done
+  die "$what does not answer after a minute; its logs are in $STATE"
+}
+
+start() { # NAME COMMAND...: in the background, its own session, with a log and a file of its id
+  local name=$1
+  shift
+  mkdir -p -- "$STATE/log"
+  setsid "$@" >"$STATE/log/$name.log" 2>&1 </dev/null &
+  echo $! >"$STATE/$name.pid"
+}
+
+stop() { # NAME: with all that it started
+  local pid_file=$STATE/$1.pid pid try
+  [[ -f $pid_file ]] || return 0
+  pid=$(<"$pid_file")
+  kill -- "-$pid" 2>/dev/null || true
+  for ((try = 0; try < 50; try++)); do
+    kill -0 -- "-$pid" 2>/dev/null || break
+    sleep 0.2
+  done
+  kill -9 -- "-$pid" 2>/dev/null || true
+  rm -f -- "$pid_file"
+}
+
+each_worker() { # COMMAND...: with the worker's number
+  local number
+  for ((number = 1; number <= WORKERS; number++)); do "$@" "$number"; done
+}
+
+# --- Flink: a JobManager and $WORKERS TaskManagers
+
+flink_home() { printf '%s\n' "$CACHE/flink/pyflink"; }
+
+flink_fetch() {
+  need_java
+  fetch_from_pypi flink --only-binary=:all: --python-version=3.11 --platform=manylinux2014_x86_64
+  fetch_from_pypi flink-libraries
+  build_job_server flink flink-1.19
+}
+
+flink_configure() {
+  local home conf=$STATE/flink-conf
+  home=$(flink_home)
+  rm -rf -- "$conf"
+  cp -r -- "$home/conf" "$conf"
+  cat >"$conf/config.yaml" <<YAML
+# What the distribution opens for Java 17.
+env.java.opts.all: $(sed -n 's/^ *all: //p' "$home/conf/config.yaml")
+jobmanager.bind-host: 127.0.0.1
+jobmanager.rpc.address: 127.0.0.1
+jobmanager.rpc.port: $FLINK_RPC_PORT
+jobmanager.memory.process.size: 1024m
+taskmanager.bind-host: 127.0.0.1
+taskmanager.host: 127.0.0.1
+# Twice what is used: if one dies, the others have room for its work.
+taskmanager.numberOfTaskSlots: 2
+cluster.evenly-spread-out-slots: true
+taskmanager.memory.process.size: 1024m
+rest.address: 127.0.0.1
+rest.bind-address: 127.0.0.1
+rest.port: $FLINK_REST_PORT
+parallelism.default: $WORKERS
+# A TaskManager that dies is noticed, and its work done again by the others.
+heartbeat.interval: 2000
+heartbeat.timeout: 20000
+restart-strategy.type: fixed-delay
+restart-strategy.fixed-delay.attempts: 5
+restart-strategy.fixed-delay.delay: 2 s
+io.tmp.dirs: $STATE/flink-tmp
+YAML
+}
+
+flink_up() {
+  if answers "http://127.0.0.1:$FLINK_REST_PORT/overview"; then say 'Flink is up already'; flink_told; return; fi
+  flink_fetch
+  mkdir -p -- "$STATE/flink-tmp"
+  flink_configure
+  export FLINK_HOME FLINK_CONF_DIR=$STATE/flink-conf FLINK_LOG_DIR=$STATE/log
+  FLINK_HOME=$(flink_home)
+  start flink-jobmanager bash "$FLINK_HOME/bin/jobmanager.sh" start-foreground
+  each_worker flink_worker
+  wait_for Flink flink_has_workers
+  flink_told
+}
+
+flink_worker() { start "flink-taskmanager-$1" bash "$FLINK_HOME/bin/taskmanager.sh" start-foreground; }
+
+flink_has_workers() {
+  python - "http://127.0.0.1:$FLINK_REST_PORT/overview" "$WORKERS" <<'PYTHON'
+import json
+import sys
+import urllib.request
+overview = json.load(urllib.request.urlopen(sys.argv[1], timeout=2))
+sys.exit(overview["taskmanagers"] < int(sys.argv[2]))
+PYTHON
+}
+
+flink_told() { printf -- '--runner=FlinkRunner --flink_master=127.0.0.1:%s\n' "$FLINK_REST_PORT"; }
+
+flink_down() {
+  local file
+  for file in "$STATE"/flink-*.pid; do
+    [[ ! -f $file ]] || stop "$(basename -- "$file" .pid)"
+  done
+}
+
+flink_status() {
+  python - "http://127.0.0.1:$FLINK_REST_PORT/overview" <<'PYTHON'
+import sys
+import urllib.request
+try:
+    print(urllib.request.urlopen(sys.argv[1], timeout=2).read().decode())
+except OSError as error:
+    sys.exit(f"Flink is down: {error}")
+PYTHON
+}
+
+# --- Spark: a master and $WORKERS workers with a core each
+
+spark_fetch() {
+  need_java
+  fetch_from_pypi spark
+  build_job_server spark spark-3
+}
+
+spark_up() {
+  if answers "http://127.0.0.1:$SPARK_UI_PORT/json/"; then say 'Spark is up already'; spark_told; return; fi
+  spark_fetch
+  export SPARK_HOME=$CACHE/spark/pyspark SPARK_LOCAL_IP=127.0.0.1
+  start spark-master bash "$SPARK_HOME/bin/spark-class" org.apache.spark.deploy.master.Master \
+    --host 127.0.0.1 --port "$SPARK_PORT" --webui-port "$SPARK_UI_PORT"
+  wait_for Spark answers "http://127.0.0.1:$SPARK_UI_PORT/json/"
+  each_worker spark_worker
+  wait_for Spark spark_has_workers
+  spark_told
+}
+
+spark_worker() {
+  start "spark-worker-$1" bash "$SPARK_HOME/bin/spark-class" org.apache.spark.deploy.worker.Worker \
+    --host 127.0.0.1 --cores 1 --memory 1g --work-dir "$STATE/spark-work-$1" \
+    "spark://127.0.0.1:$SPARK_PORT"
+}
+
+spark_has_workers() {
+  python - "http://127.0.0.1:$SPARK_UI_PORT/json/" "$WORKERS" <<'PYTHON'
+import json
+import sys
+import urllib.request
+overview = json.load(urllib.request.urlopen(sys.argv[1], timeout=2))
+sys.exit(overview["aliveworkers"] < int(sys.argv[2]))
+PYTHON
+}
+
+spark_told() { printf -- '--runner=SparkRunner --spark_master_url=spark://127.0.0.1:%s\n' "$SPARK_PORT"; }
+
+spark_down() {
+  local file
+  for file in "$STATE"/spark-*.pid; do
+    [[ ! -f $file ]] || stop "$(basename -- "$file" .pid)"
+  done
+}
+
+spark_status() {
+  python - "http://127.0.0.1:$SPARK_UI_PORT/json/" <<'PYTHON'
+import sys
+import urllib.request
+try:
+    print(urllib.request.urlopen(sys.argv[1], timeout=2).read().decode())
+except OSError as error:
+    sys.exit(f"Spark is down: {error}")
+PYTHON
+}
+
+# --- Prism: one process
+
+prism_binary() { printf '%s\n' "$CACHE/prism/prism-$BEAM_VERSION"; }
+
+prism_fetch() {
+  local binary
+  binary=$(prism_binary)
+  [[ ! -x $binary ]] || return 0
+  need go 'install Go 1.24 or later, see https://go.dev/doc/install'
+  say 'building Prism from the Go module proxy, once'
+  mkdir -p -- "$(dirname -- "$binary")"
+  (cd "$HERE/prism" && go build -mod=readonly -o "$binary" github.com/apache/beam/sdks/v2/go/cmd/prism)
+}
+
+prism_up() {
+  prism_fetch
+  if ! prism_status >/dev/null 2>&1; then
+    start prism "$(prism_binary)" --job_port="$PRISM_PORT" --serve_http=false
+    wait_for Prism prism_status >/dev/null
+  fi
+  printf -- '--runner=PrismRunner --prism_location=%s\n' "$(prism_binary)"
+  printf -- '--runner=PortableRunner --job_endpoint=127.0.0.1:%s\n' "$PRISM_PORT"
+}
+
+prism_down() { stop prism; }
+
+prism_status() {
+  (exec 3<>"/dev/tcp/127.0.0.1/$PRISM_PORT") 2>/dev/null || { echo 'Prism is down' >&2; return 1; }
+  echo "Prism $BEAM_VERSION listens on 127.0.0.1:$PRISM_PORT"
+}
+
+case ${1:-}:${2:-} in
+  flink:up | flink:down | flink:status | flink:fetch | spark:up | spark:down | spark:status | spark:fetch | \
+    prism:up | prism:down | prism:status | prism:fetch) "$1_$2" ;;
+  --help: | -h:) usage ;;
+  *) usage >&2; exit 2 ;;
+esac

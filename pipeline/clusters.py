@@ -1,0 +1,187 @@
+"""What Flink, Spark and Prism need beyond --runner, chosen where the caller says nothing.
+
+A cluster's workers are processes of ``catalog-labels-worker`` (pipeline.boot), which is installed
+on each of its machines at the same path as here. What Beam downloads otherwise (job servers,
+Prism) is taken from where deploy/local_cluster.sh puts it, if it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import apache_beam
+
+from transforms.errors import UsageError
+
+WORKER = "catalog-labels-worker"
+_ANSWER_SECONDS = 5.0
+_OPEN = ("java.lang", "java.lang.invoke", "java.math", "java.net", "java.nio", "java.text",
+         "java.time", "java.util", "java.util.concurrent", "sun.nio.ch")  # fmt: skip
+# What one executor has computed another cannot fetch from it (Beam's values are not Java's to
+# serialise), and would compute again: a task waits for its own executor, while that lives.
+_STAY = "--job_server_jvm_properties=-Dspark.locality.wait=1h"
+_JVM = [f"--job_server_jvm_properties=--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPEN]
+
+
+def cluster_options(runner: str, args: Sequence[str]) -> list[str]:
+    """Options for Beam that a runner needs and ``args`` lack.
+
+    Parameters
+    ----------
+    runner : str
+        Of others than FlinkRunner, SparkRunner and PrismRunner nothing is known here.
+    args : sequence of str
+        What the caller gave, ``--name=value`` or ``--name value``.
+
+    Returns
+    -------
+    list of str
+        To be added.
+
+    Raises
+    ------
+    UsageError
+        If the cluster does not answer, or something is missing on this machine.
+    """
+    choose = _CHOOSERS.get(runner)
+    return [] if choose is None else choose(_given(args))
+
+
+def _given(args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    for name in ("flink_master", "flink_version", "flink_job_server_jar", "spark_master_url",
+                 "spark_job_server_jar", "prism_location", "job_endpoint", "environment_type",
+                 "parallelism", "sdk_worker_parallelism", "jar_cache_dir"):  # fmt: skip
+        parser.add_argument(f"--{name}")
+    return parser.parse_known_args(list(args))[0]
+
+
+def _flink(given: argparse.Namespace) -> list[str]:
+    if given.flink_master in (None, "[auto]"):
+        raise UsageError(
+            "--runner=FlinkRunner needs --flink_master=HOST:PORT, the REST address of a cluster; "
+            "deploy/local_cluster.sh flink up starts one here"
+        )
+    found = _environment(given)
+    if given.flink_master == "[local]":
+        return [*found, *_job_server("flink-1.19", given.flink_job_server_jar, "flink")]
+    overview = _ask(given.flink_master, "overview")
+    managers = overview["taskmanagers"]
+    if not managers:
+        raise UsageError(f"--flink_master={given.flink_master}: the cluster has no TaskManager")
+    parallelism = int(given.parallelism or _default_parallelism(given.flink_master, overview))
+    version = given.flink_version or ".".join(overview["flink-version"].split(".")[:2])
+    if given.flink_version is None:
+        found.append(f"--flink_version={version}")
+    if given.parallelism is None:
+        found.append(f"--parallelism={parallelism}")
+    if given.sdk_worker_parallelism is None:  # of each TaskManager
+        found.append(f"--sdk_worker_parallelism={math.ceil(parallelism / managers)}")
+    return [*found, *_job_server(f"flink-{version}", given.flink_job_server_jar, "flink")]
+
+
+def _default_parallelism(master: str, overview: dict[str, Any]) -> int:
+    """What the cluster's configuration says, or all of its slots."""
+    settings = {entry["key"]: entry["value"] for entry in _ask(master, "jobmanager/config")}
+    return int(settings.get("parallelism.default", overview["slots-total"]))
+
+
+def _ask(master: str, what: str) -> Any:
+    """What the JobManager's REST interface answers."""
+    address = master if "://" in master else f"http://{master}"
+    try:
+        with urllib.request.urlopen(f"{address}/{what}", timeout=_ANSWER_SECONDS) as answer:
+            return json.load(answer)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--flink_master={master}: no Flink cluster answers there ({error}); give the REST "
+            "address of the JobManager"
+        ) from error
+
+
+def _spark(given: argparse.Namespace) -> list[str]:
+    master = given.spark_master_url
+    if master is None:
+        raise UsageError(
+            "--runner=SparkRunner needs --spark_master_url=spark://HOST:PORT; "
+            "deploy/local_cluster.sh spark up starts one here"
+        )
+    if master.startswith("spark://"):
+        address = urlsplit(master)
+        try:
+            there = address.hostname or "", address.port or 7077
+            socket.create_connection(there, timeout=_ANSWER_SECONDS).close()
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"--spark_master_url={master}: no Spark master answers there ({error})"
+            ) from error
+    job_server = _job_server("spark-3", given.spark_job_server_jar, "spark")
+    return [*_environment(given), *job_server, _STAY]
+
+
+def _prism(given: argparse.Namespace) -> list[str]:
+    found = _environment(given)
+    if given.job_endpoint is not None:
+        return found
+    location = given.prism_location
+    if location is None:
+        location = str(cache_folder() / "prism" / f"prism-{apache_beam.__version__}")
+        found.append(f"--prism_location={location}")
+    if "://" not in location and not os.access(location, os.X_OK):
+        raise UsageError(
+            f"--runner=PrismRunner: there is no program {location}; give --prism_location=FILE, or "
+            "let deploy/local_cluster.sh prism fetch build it"
+        )
+    return found
+
+
+_CHOOSERS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
+    "FlinkRunner": _flink,
+    "SparkRunner": _spark,
+    "PrismRunner": _prism,
+}
+
+
+def _environment(given: argparse.Namespace) -> list[str]:
+    """Workers as processes, unless the caller has chosen: containers or a pool, say."""
+    if given.environment_type is not None:
+        return []
+    program = Path(sys.prefix) / "bin" / WORKER
+    if not program.is_file():
+        raise UsageError(
+            f"{program} is missing, which cluster workers start with: install this project there "
+            "(pip install .), or choose workers with --environment_type"
+        )
+    command = json.dumps({"command": str(program)})
+    return ["--environment_type=PROCESS", f"--environment_config={command}"]
+
+
+def _job_server(kind: str, jar: str | None, option: str) -> list[str]:
+    if shutil.which("java") is None:
+        raise UsageError(
+            f"--runner={option.capitalize()}Runner needs Java 11 or 17 for Beam's job server: "
+            "install one (Debian, Ubuntu: apt-get install openjdk-17-jre-headless)"
+        )
+    cached = cache_folder() / "jars" / f"{kind}-job-server.jar"
+    if jar is not None or not cached.is_file():
+        return list(_JVM)  # Beam downloads it
+    return [*_JVM, f"--{option}_job_server_jar={cached}"]
+
+
+def cache_folder() -> Path:
+    """Where deploy/local_cluster.sh keeps what it fetches."""
+    named = os.environ.get("CATALOG_LABELS_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "catalog-labels"
