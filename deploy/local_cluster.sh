@@ -164,7 +164,8 @@ taskmanager.host: 127.0.0.1
 # Twice what is used: if one dies, the others have room for its work.
 taskmanager.numberOfTaskSlots: 2
 cluster.evenly-spread-out-slots: true
-taskmanager.memory.process.size: 1024m
+taskmanager.memory.process.size: 1280m
+taskmanager.memory.network.min: 192m
 rest.address: 127.0.0.1
 rest.bind-address: 127.0.0.1
 rest.port: $FLINK_REST_PORT

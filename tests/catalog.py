@@ -195,7 +195,7 @@ def label(output: Path, *options: str) -> Run:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     return Run(output, done.returncode, done.stdout, done.stderr)

@@ -28,14 +28,14 @@ MARK = "PYTHON_MARK_OF_A_TEST"  # decoders keep only what begins with PYTHON
 CHANGES = frozenset("os.rename os.remove os.mkdir os.rmdir os.truncate".split())
 
 
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
     """Poll until ``condition`` gives something true, which is returned."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + patience_s
     while time.monotonic() < end:
         if found := condition():
             return found
         time.sleep(0.01)
-    raise TimeoutError(f"{what}: not within {PATIENCE_S} s")
+    raise TimeoutError(f"{what}: not within {patience_s} s")
 
 
 def segments(output: Path) -> list[str]:
@@ -95,8 +95,8 @@ class Started:
         workers = [pid for pid, line in self.family().items() if "-m pipeline.worker" in line]
         os.kill(workers[0], signal.SIGKILL)
 
-    def wait(self) -> int:
-        return self._process.wait(PATIENCE_S)
+    def wait(self, patience_s: float = PATIENCE_S) -> int:
+        return self._process.wait(patience_s)
 
     def close(self) -> None:
         """End what is left of it, also if a test has failed."""
