@@ -64,7 +64,7 @@ fetch_from_pypi() { # NAME [PIP OPTIONS...]: what deploy/requirements/NAME.txt p
   say "fetching $name from PyPI, once"
   mkdir -p -- "$folder"
   python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade \
-    --target "$folder/$name" "$@" --requirement "$pins"
+    --target "$folder/$name" "$@" --requirement "$pins" >&2
   cp -rlf -- "$folder/$name/." "$folder/"
   rm -rf -- "${folder:?}/$name"
   cp -- "$pins" "$folder/.fetched-$name"
@@ -84,7 +84,7 @@ build_job_server() { # NAME KIND: Beam's job server in one jar, by Maven's own c
     (cd jars && sha256sum --check --quiet --strict "$pom/jars.sha256") ||
       die "Maven brought other jars than deploy/job_servers/$name/jars.sha256 names"
     mvn --quiet --batch-mode -Dstyle.color=never package
-  )
+  ) >&2 # stdout is for the options of pipeline.main alone
   mv -- "$new/target/$name-job-server-1.jar" "$jar"
   rm -rf -- "$new"
 }
@@ -292,7 +292,7 @@ prism_fetch() {
   need go 'install Go 1.24 or later, see https://go.dev/doc/install'
   say 'building Prism from the Go module proxy, once'
   mkdir -p -- "$(dirname -- "$binary")"
-  (cd "$HERE/prism" && go build -mod=readonly -o "$binary" github.com/apache/beam/sdks/v2/go/cmd/prism)
+  (cd "$HERE/prism" && go build -mod=readonly -o "$binary" github.com/apache/beam/sdks/v2/go/cmd/prism >&2)
 }
 
 prism_up() {
