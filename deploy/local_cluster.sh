@@ -289,7 +289,7 @@ prism_fetch() {
   local binary
   binary=$(prism_binary)
   [[ ! -x $binary ]] || return 0
-  need go 'install Go 1.24 or later, see https://go.dev/doc/install'
+  need go 'install Go 1.26 or later, see https://go.dev/doc/install'
   say 'building Prism from the Go module proxy, once'
   mkdir -p -- "$(dirname -- "$binary")"
   (cd "$HERE/prism" && go build -mod=readonly -o "$binary" github.com/apache/beam/sdks/v2/go/cmd/prism >&2)

@@ -195,7 +195,7 @@ def label(output: Path, *options: str) -> Run:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=300,
         check=False,
     )
     return Run(output, done.returncode, done.stdout, done.stderr)

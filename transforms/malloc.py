@@ -1,8 +1,8 @@
 """What glibc's malloc is told, by environment variables, in worker processes and decoders.
 
 By itself it gives memory that was freed back to the kernel, block after block of samples, and each
-page that it takes anew costs over a microsecond. Other allocators ignore it, and what
-a user has set stays.
+page that it takes anew costs over a microsecond. Other allocators ignore this, and what a user has
+set stays.
 """
 
 KEEP_FREED_MEMORY = {

@@ -46,10 +46,9 @@ class DecoderLimits:
     memory_bytes : int
         Memory of the decoder beyond what it has before it opens a file. Not enforced on macOS.
     command : tuple of str
-        The child, to which its arguments are added, see
-        transforms.audio.decoder_process. Empty for
-        transforms.audio.decoder_process under the interpreter of the worker, which need not be
-        where it was where the limits were made.
+        The child, to which the arguments of transforms.audio.decoder_process are added. Empty
+        for that program under the interpreter of the worker, which need not be where it was
+        where the limits were made.
 
     Raises
     ------

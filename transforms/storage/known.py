@@ -42,7 +42,7 @@ class KnownRows:
     output : str
         The output folder of this and earlier runs.
     run_id : str
-        Of the run that asks.
+        Of the run that asks, whose own rows do not count.
     model_fingerprint, front_end_fingerprint : str
         Rows of others do not count.
     embeddings : bool
@@ -171,11 +171,10 @@ def load_known(rows: KnownRows) -> Known:
         for batch in _batches(path, ["content_sha256", "labelled_at"], rows):
             contents.append(_digests(map(bytes_key, batch["content_sha256"].to_pylist())))
             newest.add_labelled(batch, rows.by_version)
-    of_resumed = tuple(f"{run_id}-" for run_id in rows.resumed_runs)
     for path in _files(rows, "failures"):
         for batch in _batches(path, ["reason", "failed_at"], rows):
             newest.add_failed(batch)
-            if path.rpartition("/")[2].startswith(of_resumed):
+            if _is_of(rows.resumed_runs, path):
                 failed.append(_failed_keys(batch.filter(_in_the_file(batch["reason"]))))
     labelled = np.unique(np.concatenate([*contents, *newest.keys()]))
     return Known(labelled, np.unique(np.concatenate(failed)), rows.by_version)
@@ -247,14 +246,13 @@ def _files(rows: KnownRows, name: str) -> list[str]:
     A cluster may repeat a stage behind the end of all others (Spark, whose executor is gone): it
     must find what it found before.
     """
-    paths = {path.rpartition("/")[2]: path for path in list_dataset(rows.output, name)}
-    of_resumed = tuple(f"{run_id}-" for run_id in rows.resumed_runs)
-    return [
-        path
-        for file_name, path in paths.items()
-        if not file_name.startswith(f"{rows.run_id}-")
-        and (not rows.resumed_only or file_name.startswith(of_resumed))
-    ]
+    paths = [path for path in list_dataset(rows.output, name) if not _is_of((rows.run_id,), path)]
+    return [p for p in paths if _is_of(rows.resumed_runs, p)] if rows.resumed_only else paths
+
+
+def _is_of(run_ids: tuple[str, ...], path: str) -> bool:
+    """Whether one of the runs wrote a file of a dataset."""
+    return path.rpartition("/")[2].startswith(tuple(f"{run_id}-" for run_id in run_ids))
 
 
 def _batches(path: str, extra: list[str], rows: KnownRows) -> Iterator[pa.RecordBatch]:
