@@ -89,15 +89,21 @@ build_job_server() { # NAME KIND: Beam's job server in one jar, by Maven's own c
   rm -rf -- "$new"
 }
 
-answers() { # URL
+get() { # URL: what answers there
   python - "$1" <<'PYTHON'
 import sys
 import urllib.request
 try:
-    urllib.request.urlopen(sys.argv[1], timeout=2).read()
-except OSError:
-    sys.exit(1)
+    print(urllib.request.urlopen(sys.argv[1], timeout=2).read().decode())
+except OSError as error:
+    sys.exit(f"nothing answers at {sys.argv[1]}: {error}")
 PYTHON
+}
+
+answers() { get "$1" >/dev/null 2>&1; } # URL
+
+has_workers() { # URL KEY: whether as many are there as were started
+  get "$1" | python -c 'import json, sys; sys.exit(json.load(sys.stdin)[sys.argv[1]] < int(sys.argv[2]))' "$2" "$WORKERS"
 }
 
 wait_for() { # WHAT COMMAND...: until it succeeds, a minute at most
@@ -129,6 +135,13 @@ stop() { # NAME: with all that it started
   done
   kill -9 -- "-$pid" 2>/dev/null || true
   rm -f -- "$pid_file"
+}
+
+stop_all() { # PREFIX of their names
+  local file
+  for file in "$STATE/$1"-*.pid; do
+    [[ ! -f $file ]] || stop "$(basename -- "$file" .pid)"
+  done
 }
 
 each_worker() { # COMMAND...: with the worker's number
@@ -189,41 +202,17 @@ flink_up() {
   FLINK_HOME=$(flink_home)
   start flink-jobmanager bash "$FLINK_HOME/bin/jobmanager.sh" start-foreground
   each_worker flink_worker
-  wait_for Flink flink_has_workers
+  wait_for Flink has_workers "http://127.0.0.1:$FLINK_REST_PORT/overview" taskmanagers
   flink_told
 }
 
 flink_worker() { start "flink-taskmanager-$1" bash "$FLINK_HOME/bin/taskmanager.sh" start-foreground; }
 
-flink_has_workers() {
-  python - "http://127.0.0.1:$FLINK_REST_PORT/overview" "$WORKERS" <<'PYTHON'
-import json
-import sys
-import urllib.request
-overview = json.load(urllib.request.urlopen(sys.argv[1], timeout=2))
-sys.exit(overview["taskmanagers"] < int(sys.argv[2]))
-PYTHON
-}
-
 flink_told() { printf -- '--runner=FlinkRunner --flink_master=127.0.0.1:%s\n' "$FLINK_REST_PORT"; }
 
-flink_down() {
-  local file
-  for file in "$STATE"/flink-*.pid; do
-    [[ ! -f $file ]] || stop "$(basename -- "$file" .pid)"
-  done
-}
+flink_down() { stop_all flink; }
 
-flink_status() {
-  python - "http://127.0.0.1:$FLINK_REST_PORT/overview" <<'PYTHON'
-import sys
-import urllib.request
-try:
-    print(urllib.request.urlopen(sys.argv[1], timeout=2).read().decode())
-except OSError as error:
-    sys.exit(f"Flink is down: {error}")
-PYTHON
-}
+flink_status() { get "http://127.0.0.1:$FLINK_REST_PORT/overview"; }
 
 # --- Spark: a master and $WORKERS workers with a core each
 
@@ -241,7 +230,7 @@ spark_up() {
     --host 127.0.0.1 --port "$SPARK_PORT" --webui-port "$SPARK_UI_PORT"
   wait_for Spark answers "http://127.0.0.1:$SPARK_UI_PORT/json/"
   each_worker spark_worker
-  wait_for Spark spark_has_workers
+  wait_for Spark has_workers "http://127.0.0.1:$SPARK_UI_PORT/json/" aliveworkers
   spark_told
 }
 
@@ -251,35 +240,11 @@ spark_worker() {
     "spark://127.0.0.1:$SPARK_PORT"
 }
 
-spark_has_workers() {
-  python - "http://127.0.0.1:$SPARK_UI_PORT/json/" "$WORKERS" <<'PYTHON'
-import json
-import sys
-import urllib.request
-overview = json.load(urllib.request.urlopen(sys.argv[1], timeout=2))
-sys.exit(overview["aliveworkers"] < int(sys.argv[2]))
-PYTHON
-}
-
 spark_told() { printf -- '--runner=SparkRunner --spark_master_url=spark://127.0.0.1:%s\n' "$SPARK_PORT"; }
 
-spark_down() {
-  local file
-  for file in "$STATE"/spark-*.pid; do
-    [[ ! -f $file ]] || stop "$(basename -- "$file" .pid)"
-  done
-}
+spark_down() { stop_all spark; }
 
-spark_status() {
-  python - "http://127.0.0.1:$SPARK_UI_PORT/json/" <<'PYTHON'
-import sys
-import urllib.request
-try:
-    print(urllib.request.urlopen(sys.argv[1], timeout=2).read().decode())
-except OSError as error:
-    sys.exit(f"Spark is down: {error}")
-PYTHON
-}
+spark_status() { get "http://127.0.0.1:$SPARK_UI_PORT/json/"; }
 
 # --- Prism: one process
 

@@ -28,9 +28,6 @@ WORKER = "catalog-labels-worker"
 _ANSWER_SECONDS = 5.0
 _OPEN = ("java.lang", "java.lang.invoke", "java.math", "java.net", "java.nio", "java.text",
          "java.time", "java.util", "java.util.concurrent", "sun.nio.ch")  # fmt: skip
-# What one executor has computed another cannot fetch from it (Beam's values are not Java's to
-# serialise), and would compute again: a task waits for its own executor, while that lives.
-_STAY = "--job_server_jvm_properties=-Dspark.locality.wait=1h"
 _JVM = [f"--job_server_jvm_properties=--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPEN]
 
 
@@ -126,8 +123,7 @@ def _spark(given: argparse.Namespace) -> list[str]:
             raise UsageError(
                 f"--spark_master_url={master}: no Spark master answers there ({error})"
             ) from error
-    job_server = _job_server("spark-3", given.spark_job_server_jar, "spark")
-    return [*_environment(given), *job_server, _STAY]
+    return [*_environment(given), *_job_server("spark-3", given.spark_job_server_jar, "spark")]
 
 
 def _prism(given: argparse.Namespace) -> list[str]:

@@ -37,10 +37,14 @@ def test_rows_of_two_workers_are_those_of_one(two_workers, one_worker) -> None:
 
 
 def test_the_books_and_the_stages_are_those_of_one_worker(on_cluster, one_worker) -> None:
-    """Stages count what they did, which is more where a cluster tried a task again."""
+    """On Spark a stage may do work again, and counts it: cached blocks cannot be fetched there."""
     assert on_cluster.record["counts"] == one_worker.record["counts"]
     expected = one_worker.record["stages"]
     stages = on_cluster.record["stages"]
     counts = ("elements_in", "elements_out")
     for stage in ("Decode", "Preprocess", "MelSpectrogram"):
-        assert all(stages[stage][count] >= expected[stage][count] for count in counts), stage
+        found, wanted = ([of[stage][count] for count in counts] for of in (stages, expected))
+        if on_cluster.record["resources"]["runner"] == "SparkRunner":
+            assert all(count >= least for count, least in zip(found, wanted, strict=True)), stage
+        else:
+            assert found == wanted, stage
