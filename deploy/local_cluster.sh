@@ -158,6 +158,9 @@ flink_fetch() {
   fetch_from_pypi flink --only-binary=:all: --python-version=3.11 --platform=manylinux2014_x86_64
   fetch_from_pypi flink-libraries
   build_job_server flink flink-1.19
+  # Loaded once by the TaskManagers, not anew for each job: only so do SDK workers outlive a stage.
+  # Flink's own loggers come first.
+  ln -sf -- "$JARS/flink-1.19-job-server.jar" "$(flink_home)/lib/zz-beam-job-server.jar"
 }
 
 flink_configure() {
@@ -182,6 +185,7 @@ taskmanager.memory.network.min: 192m
 rest.address: 127.0.0.1
 rest.bind-address: 127.0.0.1
 rest.port: $FLINK_REST_PORT
+classloader.resolve-order: parent-first
 parallelism.default: $WORKERS
 # A TaskManager that dies is noticed, and its work done again by the others.
 heartbeat.interval: 2000

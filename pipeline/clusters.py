@@ -26,6 +26,7 @@ from transforms.errors import UsageError
 
 WORKER = "catalog-labels-worker"
 _ANSWER_SECONDS = 5.0
+_KEPT_MILLISECONDS = 10_000  # SDK workers without work: from one stage to the next
 _OPEN = ("java.lang", "java.lang.invoke", "java.math", "java.net", "java.nio", "java.text",
          "java.time", "java.util", "java.util.concurrent", "sun.nio.ch")  # fmt: skip
 _JVM = [f"--job_server_jvm_properties=--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPEN]
@@ -52,14 +53,19 @@ def cluster_options(runner: str, args: Sequence[str]) -> list[str]:
         If the cluster does not answer, or something is missing on this machine.
     """
     choose = _CHOOSERS.get(runner)
-    return [] if choose is None else choose(_given(args))
+    if choose is None:
+        return []
+    given = _given(args)
+    kept = f"--environment_cache_millis={_KEPT_MILLISECONDS}"
+    return [*choose(given), *([kept] if given.environment_cache_millis is None else [])]
 
 
 def _given(args: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     for name in ("flink_master", "flink_version", "flink_job_server_jar", "spark_master_url",
                  "spark_job_server_jar", "prism_location", "job_endpoint", "environment_type",
-                 "parallelism", "sdk_worker_parallelism", "jar_cache_dir"):  # fmt: skip
+                 "parallelism", "sdk_worker_parallelism", "environment_cache_millis",
+                 "jar_cache_dir"):  # fmt: skip
         parser.add_argument(f"--{name}")
     return parser.parse_known_args(list(args))[0]
 

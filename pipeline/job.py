@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime as dt
 import logging
-import re
 import secrets
 import sys
 import time
 from typing import Any, cast
 
-import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline import __version__, run_record
-from pipeline.forkserver import fork_server
-from pipeline.graph import LabelJob, build_pipeline
+from pipeline.execution import run_graph
+from pipeline.graph import LabelJob
 from pipeline.options import LabelConfig
 from pipeline.profile import profile, table
 from pipeline.program import EXIT_DONE, EXIT_TOO_MANY_FAILURES
-from pipeline.progress import Progress
 from pipeline.recovery import forget, recover, remove_journal
 from pipeline.resources import available_cores, choose_batch_size, described
-from pipeline.runner import Interrupts, beam_options, check_runner, make_runner, threads_per_worker
-from transforms import errors
+from pipeline.runner import beam_options, check_runner, threads_per_worker
 from transforms.audio.sandbox import DecoderLimits
 from transforms.books import Books, read_books
-from transforms.errors import CatalogError, StorageError, UsageError
-from transforms.journal import commit_count, count_rows
+from transforms.errors import StorageError, UsageError
+from transforms.journal import commit_count
 from transforms.manifest import carried_schema, file_uri_path, is_local, is_manifest
 from transforms.models.checkpoint import Checkpoint, load_checkpoint
 from transforms.models.vit import (
@@ -187,7 +182,7 @@ def execute(job: LabelJob) -> Books:
     forget(job.config.output, job.provenance.run_id)
     graph_started = time.monotonic()
     try:
-        result = _run_graph(job)
+        result = run_graph(job)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
@@ -200,7 +195,8 @@ def execute(job: LabelJob) -> Books:
     books = read_books(job.books_path)
     timings = run_record.stage_timings(result)
     found = _profile(job, result, time.monotonic() - graph_started, timings)
-    record("done", books=books, timings=timings, profile=found)
+    workers = run_record.worker_shares(result)
+    record("done", books=books, timings=timings, workers=workers, profile=found)
     if job.config.profile and found is not None:
         print(table(found))
     remove_journal(job.journal)
@@ -220,56 +216,3 @@ def _profile(
         threads=job.threads if job.device == "cpu" else 1,
         model_seconds=timings.get("RunInference", {}).get("model_seconds", 0.0),
     )
-
-
-def _run_graph(job: LabelJob) -> Any:
-    options = beam_options(job.config)
-    progress = Progress(lambda: count_rows(job.journal), style=job.config.progress)
-    for handler in logging.root.handlers:
-        handler.addFilter(_is_news)
-    with progress, Interrupts():
-        if job.config.workers > 1 and job.config.runner == "DirectRunner" and job.device == "cpu":
-            fork_server().load(**job.handler.model_settings)
-        pipeline = beam.Pipeline(runner=make_runner(job.config, options), options=options)
-        build_pipeline(pipeline, job)
-        try:
-            result = pipeline.run()
-            with contextlib.closing(_Cancelling(result)):
-                state = result.wait_until_finish()
-        except RuntimeError as error:
-            raise _own_error(error) or error from None
-        except CatalogError as error:  # of a stage in this process
-            message, _, _ = str(error).partition(" [while running ")
-            raise type(error)(message) from error
-    if state != beam.runners.runner.PipelineState.DONE:
-        raise RuntimeError(f"the pipeline ended as {state}")
-    return result
-
-
-_OWN_ERROR = re.compile(r"^transforms\.errors\.(\w+): (.*?)(?: \[while running .*)?$", re.MULTILINE)
-
-
-def _own_error(error: RuntimeError) -> CatalogError | None:
-    """The error of this project that a worker ended with, out of the traceback that Beam passes."""
-    if not (found := _OWN_ERROR.findall(str(error))):
-        return None
-    name, message = found[-1]
-    kind: type[CatalogError] = getattr(errors, name)
-    return kind(message)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """False for the tracebacks that Beam logs of errors that the program tells in one line."""
-    raised = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(raised, CatalogError) or "transforms.errors." in record.getMessage())
-
-
-class _Cancelling:
-    """Cancels a run that is left before it has ended (an interrupt from the keyboard)."""
-
-    def __init__(self, result: Any) -> None:
-        self._result = result
-
-    def close(self) -> None:
-        if not beam.runners.runner.PipelineState.is_terminal(self._result.state):
-            self._result.cancel()

@@ -12,6 +12,9 @@ _NOISE = (
     "No semi_persistent_directory found",  # a worker on this machine needs none
     "Discarding unparseable args",  # Beam's own flags, between its own processes
     "direct_num_workers is not equal to 1",  # our workers are processes, see pipeline.runner
+    "Really starting service",  # Beam's job server, with its command line
+    "Really destroying service",
+    "Waiting for grpc channel to be ready",  # of that server, which takes seconds to start
 )
 
 

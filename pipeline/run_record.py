@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.graph import LabelJob
 from pipeline.resources import available_bytes, available_cores
 from transforms.books import Books
-from transforms.stage_metrics import BUSY_METRIC, FAILED_PREFIX
+from transforms.stage_metrics import BUSY_METRIC, FAILED_PREFIX, WORKER_PREFIX
 from transforms.storage.durable import commit
 
 _LIBRARIES = ("apache-beam", "torch", "transformers", "numpy", "scipy", "soxr", "soundfile", "av",
@@ -51,7 +51,26 @@ def stage_timings(result: Any) -> dict[str, dict[str, float]]:
             inference = stages.setdefault("RunInference", {})
             inference["batches"] = distribution.result.count
             inference["model_seconds"] = round(distribution.result.sum / 1e6, 3)
+        if namespace == _BEAM_INFERENCE and name == "inference_request_batch_size":
+            sizes = distribution.result
+            inference = stages.setdefault("RunInference", {})
+            inference |= {"windows_per_batch": round(sizes.mean, 2), "smallest_batch": sizes.min}
     return {stage: stages[stage] for stage in _OWN_NAMESPACES if stage in stages}
+
+
+def worker_shares(result: Any) -> list[dict[str, Any]]:
+    """What each worker process decoded: ``host``, ``parent_pid``, ``pid`` and its counters.
+
+    The parent of a worker is the TaskManager, Spark executor or program that started it.
+    """
+    workers: dict[str, dict[str, Any]] = {}
+    for counter in result.metrics().query()["counters"]:
+        namespace, name = counter.key.metric.namespace, counter.key.metric.name
+        if namespace.startswith(WORKER_PREFIX):
+            _, host, parent, pid = namespace.split("/")
+            worker = {"host": host, "parent_pid": int(parent), "pid": int(pid)}
+            workers.setdefault(namespace, worker)[name] = counter.result or 0
+    return [workers[namespace] for namespace in sorted(workers)]
 
 
 def resources(job: LabelJob) -> dict[str, Any]:
@@ -79,6 +98,7 @@ def run_json(
     seconds: float,
     books: Books | None,
     timings: dict[str, dict[str, float]],
+    workers: list[dict[str, Any]] | None = None,
     profile: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that runs/RUN_ID.json states."""
@@ -102,6 +122,7 @@ def run_json(
         "front_end": {"fingerprint": job.checkpoint.front_end.fingerprint(), **front_end},
         "counts": None if books is None else dataclasses.asdict(books),
         "stages": timings,
+        "workers": workers,
         "profile": profile,
     }
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import apache_beam as beam
 from apache_beam import pvalue
+from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
 from transforms.audio.sandbox import DecoderLimits, RemoteAudio, Sandbox
@@ -26,7 +27,7 @@ from transforms.records import (
     Track,
     TrackFacts,
 )
-from transforms.stage_metrics import FAILURES, StageMeter
+from transforms.stage_metrics import AUDIO_METRIC, FAILURES, StageMeter, WorkerMeter
 from transforms.storage.known import Known, KnownRows, load_known
 from transforms.windows import cut_parts, cut_windows, needs_total
 
@@ -217,6 +218,7 @@ class Decode(beam.PTransform):  # type: ignore[misc]
 class _DecodeFn(beam.DoFn):  # type: ignore[misc]
     _sandbox: Sandbox  # from setup on
     _over = False  # whether the worker ends: Beam may tear down while a bundle is in work
+    _worker: WorkerMeter
     _known: Known | None
     _skipped: Counter[str]
 
@@ -232,8 +234,10 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
         self._limits = limits
         self._known_rows = known
         self._meter = StageMeter(STAGE)
+        self._audio = Metrics.counter(STAGE, AUDIO_METRIC)
 
     def setup(self) -> None:
+        self._worker = WorkerMeter()
         self._sandbox = Sandbox(self._limits)
         with contextlib.suppress(WorkerError):  # the first track will tell
             self._sandbox.start()  # while the stages behind set themselves up
@@ -296,7 +300,7 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
         return fresh
 
     def _decode(self, track: Track, source: Fetched) -> Iterator[AudioWindow]:
-        return decode_track(
+        windows = decode_track(
             track,
             source,
             self._front_end,
@@ -304,6 +308,15 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
             sandbox=self._sandbox,
             count_seconds=self._meter.timed.update,
         )
+        for window in windows:
+            if window.facts is not None:
+                self._count(window.facts)
+            yield window
+
+    def _count(self, facts: TrackFacts) -> None:
+        milliseconds = round(1e3 * facts.duration_s)
+        self._audio.inc(milliseconds)
+        self._worker.count(milliseconds)
 
     def _guarded(
         self, track: Track, size_bytes: int | None, work: Iterable[AudioWindow]

@@ -8,7 +8,8 @@ CatalogError                everything this project raises on purpose
 ├── StageError              one element that a stage cannot handle: becomes a failures row
 ├── RunError                no input's fault: the run stops, and the same call goes on from there
 │   ├── StorageError        the run's own storage is full or fails
-│   └── WorkerError         a machine that lacks what every track needs
+│   ├── WorkerError         a machine that lacks what every track needs
+│   └── ClusterError        the runner's job cannot be started, fails or is lost
 └── BooksError              inputs and outcomes of a run do not balance
 """
 
@@ -96,7 +97,11 @@ class StorageError(RunError):
 
 
 class WorkerError(RunError):
-    """A machine on which decoders do not start, for lack of processes, files, memory or time."""
+    """A machine that lacks what every track needs: room for decoders, or the run's model."""
+
+
+class ClusterError(RunError):
+    """A runner whose job cannot be started, fails for a reason of its own, or is lost."""
 
 
 class BooksError(CatalogError):

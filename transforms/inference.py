@@ -138,7 +138,7 @@ class ViTModelHandler(
     def model_settings(self) -> dict[str, Any]:
         """The arguments of transforms.models.vit.load_vit."""
         return {
-            "folder": str(self._checkpoint.folder),
+            "model": self._checkpoint.name,
             "fingerprint": self._checkpoint.fingerprint,
             "device": self._device,
             "precision": self._precision,

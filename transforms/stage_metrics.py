@@ -7,6 +7,8 @@ JSON takes its stage timings from here.
 from __future__ import annotations
 
 import functools
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -28,6 +30,11 @@ IN_METRIC, OUT_METRIC = "elements_in", "elements_out"
 FAILED_PREFIX = "failed_"
 
 
+AUDIO_METRIC = "audio_milliseconds"
+
+WORKER_PREFIX = "Worker/"
+"""Namespaces of the counters of one worker process: Worker/HOST/PARENT'S_PID/PID."""
+
 PROFILE = "Profile"
 """Namespace of the counters that say how many microseconds a part of a stage took."""
 
@@ -41,6 +48,23 @@ def count_parts(watch: StopWatch) -> None:
 @functools.cache  # making one takes ten times as long as counting with it
 def _part_counter(part: str) -> Any:
     return Metrics.counter(PROFILE, part)
+
+
+class WorkerMeter:
+    """Counts what this process does; make it in ``DoFn.setup``, where the process is known.
+
+    The parent tells the workers of two TaskManagers on one host apart.
+    """
+
+    def __init__(self) -> None:
+        namespace = f"{WORKER_PREFIX}{socket.gethostname()}/{os.getppid()}/{os.getpid()}"
+        self._tracks = Metrics.counter(namespace, "tracks")
+        self._audio = Metrics.counter(namespace, AUDIO_METRIC)
+
+    def count(self, audio_milliseconds: int) -> None:
+        """Add one decoded track."""
+        self._tracks.inc()
+        self._audio.inc(audio_milliseconds)
 
 
 class StageMeter:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +41,18 @@ class Cluster:
     options: list[str]
     state: Path
     ports: dict[str, int]
+
+    def ask(self, path: str, method: str = "GET") -> Any:
+        """What Flink's JobManager answers."""
+        url = f"http://127.0.0.1:{self.ports['FLINK_REST_PORT']}/{path}"
+        request = urllib.request.Request(url, method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read() or b"null")
+
+
+def process_of(cluster: Cluster, name: str) -> int:
+    """The id of the process ``name``.pid."""
+    return int((cluster.state / f"{name}.pid").read_text())
 
 
 def free_ports(names: tuple[str, ...]) -> dict[str, int]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pytest
 from tests.audio_files import noise, sine, write_soundfile
 from tests.catalog import Run, label_here
 from tests.pipeline.processes import Started, segments, wait_until
-from tests.pipeline.real_clusters import Cluster, started
+from tests.pipeline.real_clusters import Cluster, process_of, started
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fault, pytest.mark.slow]
 
@@ -56,10 +54,6 @@ def flink(tmp_path) -> Iterator[Cluster]:
 def spark(tmp_path) -> Iterator[Cluster]:
     with started("spark", tmp_path / "spark") as up:
         yield up
-
-
-def process_of(cluster: Cluster, name: str) -> int:
-    return int((cluster.state / f"{name}.pid").read_text())
 
 
 def sdk_workers(session: int) -> list[int]:
@@ -123,11 +117,8 @@ def test_the_client_is_killed_and_a_rerun_goes_on(flink, options, undisturbed, t
         wait_until(lambda: run.is_over or segments(output), "a segment of the journal", PATIENCE_S)
         assert not run.is_over, "\n".join(run.stderr)
         run.kill_all()
-    rest = f"http://127.0.0.1:{flink.ports['FLINK_REST_PORT']}/jobs"
-    with urllib.request.urlopen(rest, timeout=10) as answer:
-        (job,) = json.load(answer)["jobs"]
-    cancel = urllib.request.Request(f"{rest}/{job['id']}", method="PATCH")
-    urllib.request.urlopen(cancel, timeout=10).close()
+    (job,) = flink.ask("jobs")["jobs"]
+    flink.ask(f"jobs/{job['id']}", "PATCH")
     managers = [process_of(flink, f"flink-taskmanager-{number}") for number in (1, 2)]
     wait_until(lambda: not any(sdk_workers(manager) for manager in managers), "the job's end")
     time.sleep(1)

@@ -15,6 +15,7 @@ import pytest
 from pipeline import forkserver
 from pipeline.forkserver import ForkServer
 from tests.checkpoints import make_checkpoint
+from transforms.models.checkpoint import fingerprint_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="workers are not forked there")
 
@@ -120,8 +121,8 @@ def test_workers_run_side_by_side(server, tmp_path):
 def test_weights_are_loaded_before_the_fork(server, tmp_path):
     folder = make_checkpoint(tmp_path / "model")
     settings = {
-        "folder": str(folder), "fingerprint": "f", "device": "cpu", "precision": "float32",
-        "batch_size": 2,
+        "model": str(folder), "fingerprint": fingerprint_of(folder),
+        "device": "cpu", "precision": "float32", "batch_size": 2,
     }  # fmt: skip
     server.load(**settings)
     work = f"""
@@ -134,9 +135,10 @@ def test_weights_are_loaded_before_the_fork(server, tmp_path):
 
 def test_weights_that_cannot_be_loaded_are_the_worker_s_to_tell(server, tmp_path):
     folder = make_checkpoint(tmp_path / "model")
+    fingerprint = fingerprint_of(folder)
     (folder / "model.safetensors").write_bytes(b"no weights")
     server.load(
-        folder=str(folder), fingerprint="f", device="cpu", precision="float32", batch_size=2
+        model=str(folder), fingerprint=fingerprint, device="cpu", precision="float32", batch_size=2
     )
     assert run(server, "pass") == 0
 

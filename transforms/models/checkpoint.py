@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transforms.errors import CheckpointError, FrontEndError
+from transforms.errors import CheckpointError, FrontEndError, WorkerError
 from transforms.models.front_end import (
     FRONT_END_FILE,
     PRESETS,
@@ -35,12 +36,20 @@ DEFAULT_MODEL = "genre-vit"
 class Checkpoint:
     """What a checkpoint states about itself."""
 
-    folder: Path
+    folder: Path  # absolute
     labels: tuple[str, ...]  # in the order of the logits
     front_end: FrontEnd
     unknown_threshold: float  # best scores under this are labelled "unknown"; 0 turns it off
     embedding_size: int
     fingerprint: str  # 16 hexadecimal digits over configuration and weights
+
+    @property
+    def name(self) -> str:
+        """What finds it on other machines: its path, or a shipped model's name.
+
+        The package need not be installed at the same path there.
+        """
+        return self.folder.name if self.folder.parent == SHIPPED else str(self.folder)
 
 
 def shipped_models() -> list[str]:
@@ -58,11 +67,33 @@ def find_checkpoint(name: str) -> Path:
     """
     for folder in (Path(name), SHIPPED / name):
         if (folder / CONFIG_FILE).is_file():
-            return folder
+            return folder.absolute()
     raise CheckpointError(
         f"--model={name}: no {CONFIG_FILE} there; give a transformers checkpoint folder or one "
         f"of the shipped models: {', '.join(shipped_models()) or 'none'}"
     )
+
+
+def find_same(name: str, fingerprint: str) -> Path:
+    """The folder of a checkpoint that was looked up elsewhere, on this machine.
+
+    Raises
+    ------
+    WorkerError
+        If there is none, or another one.
+    """
+    remedy = "all machines of a cluster need the same model at the same path"
+    try:
+        folder = find_checkpoint(name)
+        found = fingerprint_of(folder)
+    except (CheckpointError, OSError) as error:
+        raise WorkerError(f"on {socket.gethostname()}: {error}; {remedy}") from error
+    if found != fingerprint:
+        raise WorkerError(
+            f"on {socket.gethostname()}: --model={name} is {found} there and {fingerprint} where "
+            f"the run was started; {remedy}"
+        )
+    return folder
 
 
 def load_checkpoint(
@@ -100,7 +131,7 @@ def load_checkpoint(
         front_end=front_end,
         unknown_threshold=read_threshold(folder, config),
         embedding_size=int(config["hidden_size"]),
-        fingerprint=_fingerprint(folder, config),
+        fingerprint=fingerprint_of(folder),
     )
 
 
@@ -215,7 +246,15 @@ def check_image_size(folder: Path, config: dict[str, Any], front_end: FrontEnd) 
         )
 
 
-def _fingerprint(folder: Path, config: dict[str, Any]) -> str:
+def fingerprint_of(folder: Path) -> str:
+    """16 hexadecimal digits over a checkpoint's configuration and weights.
+
+    Raises
+    ------
+    CheckpointError
+        If one of them is missing.
+    """
+    config = _read_config(folder)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     with (folder / WEIGHTS_FILE).open("rb") as weights:
         while chunk := weights.read(1 << 20):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms.errors import CheckpointError
+from transforms.models.checkpoint import find_same
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 HalfArray: TypeAlias = npt.NDArray[np.float16]
@@ -75,23 +76,28 @@ def use_threads(threads: int) -> None:
 
 @functools.lru_cache(maxsize=1)
 def load_vit(
-    folder: str, fingerprint: str, device: Device, precision: Precision, batch_size: int
+    model: str, fingerprint: str, device: Device, precision: Precision, batch_size: int
 ) -> ViT:
     """Load a checkpoint, once in a process and those that are forked from it.
 
     Parameters
     ----------
-    folder, device, precision, batch_size
-        As for :class:`ViT`.
+    model : str
+        A checkpoint's name or path.
     fingerprint : str
-        Of the checkpoint: a folder may get other weights.
+        Of the checkpoint: another one there is refused.
+    device, precision, batch_size
+        As for :class:`ViT`.
 
     Raises
     ------
+    WorkerError
+        If that checkpoint is not on this machine.
     CheckpointError
         As :class:`ViT`.
     """
-    return ViT(Path(folder), device=device, precision=precision, batch_size=batch_size)
+    folder = find_same(model, fingerprint)
+    return ViT(folder, device=device, precision=precision, batch_size=batch_size)
 
 
 class ViT:

@@ -30,7 +30,7 @@ from transforms.storage.known import microseconds
 from transforms.storage.retry import is_storage_error
 
 _MAX_TRACKS = 1_000  # of a slice: a million tracks are some thousand objects in a store
-_GROWTH = 32
+_GROWTH = 128
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _NAIVE_EPOCH = dt.datetime(1970, 1, 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from transformers import ViTForImageClassification
 
 from tests.checkpoints import make_checkpoint
-from transforms.errors import CheckpointError
+from transforms.errors import CheckpointError, WorkerError
+from transforms.models.checkpoint import DEFAULT_MODEL, find_same, fingerprint_of, load_checkpoint
 from transforms.models.vit import (
     ViT,
     load_vit,
@@ -149,11 +151,33 @@ def test_threads():
         use_threads(before)
 
 
-def test_loaded_once_until_the_checkpoint_changes(tiny_checkpoint):
+def test_loaded_once_until_the_checkpoint_changes(tmp_path):
     settings = {"device": "cpu", "precision": "float32", "batch_size": 2}
-    first = load_vit(str(tiny_checkpoint), "a", **settings)
-    assert load_vit(str(tiny_checkpoint), "a", **settings) is first
-    assert load_vit(str(tiny_checkpoint), "b", **settings) is not first
+    folder = make_checkpoint(tmp_path / "model")
+    before = fingerprint_of(folder)
+    first = load_vit(str(folder), before, **settings)
+    assert load_vit(str(folder), before, **settings) is first
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"note": "another one"}))
+    after = fingerprint_of(folder)
+    assert load_vit(str(folder), after, **settings) is not first
+
+
+def test_another_checkpoint_at_the_same_path_is_refused(tmp_path):
+    """As on a worker's machine that has not got the new model yet, or none."""
+    settings = {"device": "cpu", "precision": "float32", "batch_size": 2}
+    folder = make_checkpoint(tmp_path / "model")
+    with pytest.raises(WorkerError, match=r"is \w{16} there and 0123456789abcdef where"):
+        load_vit(str(folder), "0123456789abcdef", **settings)
+    with pytest.raises(WorkerError, match="no config.json.*all machines"):
+        load_vit(str(tmp_path / "none"), "0123456789abcdef", **settings)
+
+
+def test_a_shipped_model_is_found_by_its_name():
+    """The package may be installed elsewhere on another machine."""
+    shipped = load_checkpoint(DEFAULT_MODEL)
+    assert shipped.name == DEFAULT_MODEL
+    assert find_same(shipped.name, shipped.fingerprint) == shipped.folder
 
 
 def test_needs_no_front_end_file(tiny_checkpoint, tmp_path):

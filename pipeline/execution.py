@@ -1,0 +1,117 @@
+"""The graph on its runner, from its start to its end; a runner's errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from typing import Any
+
+import apache_beam as beam
+import grpc
+from apache_beam.runners.runner import PipelineState
+
+from pipeline.forkserver import fork_server
+from pipeline.graph import LabelJob, build_pipeline
+from pipeline.progress import Progress
+from pipeline.runner import Interrupts, beam_options, make_runner
+from transforms import errors
+from transforms.errors import CatalogError, ClusterError
+from transforms.journal import count_rows
+
+_RAISED = re.compile(
+    r"^((?:\w+\.)*\w+(?:Error|Exception)): (.*?)(?: \[while running .*)?$", re.MULTILINE
+)
+_OWN = re.compile(r"^transforms\.errors\.(\w+)$")
+_LOST = "the same call goes on from what is finished, once no job of it is left on the cluster"
+
+
+def run_graph(job: LabelJob) -> Any:
+    """Run the job's graph to its end.
+
+    Returns
+    -------
+    beam.runners.runner.PipelineResult
+        Of a run that is done.
+
+    Raises
+    ------
+    CatalogError
+        Of a stage, wherever that ran; ClusterError if a cluster's job fails otherwise.
+    KeyboardInterrupt
+        When interrupted or terminated; the job is cancelled.
+    """
+    options = beam_options(job.config)
+    progress = Progress(lambda: count_rows(job.journal), style=job.config.progress)
+    for handler in logging.root.handlers:
+        handler.addFilter(_is_news)
+    with progress, Interrupts():
+        if job.config.workers > 1 and job.config.runner == "DirectRunner" and job.device == "cpu":
+            fork_server().load(**job.handler.model_settings)
+        pipeline = beam.Pipeline(runner=make_runner(job.config, options), options=options)
+        build_pipeline(pipeline, job)
+        try:
+            result = _start(pipeline, job.config.runner)
+            with contextlib.closing(_Cancelling(result)):
+                state = result.wait_until_finish()
+        except RuntimeError as error:
+            raise _told(error, job.config.runner) or error from None
+        except grpc.RpcError as error:
+            details = error.details() if isinstance(error, grpc.Call) else str(error)
+            raise ClusterError(
+                f"--runner={job.config.runner}: lost the connection to the job: {details}; {_LOST}"
+            ) from error
+        except CatalogError as error:  # of a stage in this process
+            message, _, _ = str(error).partition(" [while running ")
+            raise type(error)(message) from error
+    if state != PipelineState.DONE:
+        raise ClusterError(f"--runner={job.config.runner}: the job ended as {state}; {_LOST}")
+    return result
+
+
+def _start(pipeline: beam.Pipeline, runner: str) -> Any:
+    try:
+        return pipeline.run()
+    except (RuntimeError, OSError) as error:
+        if runner == "DirectRunner" or _own_error(str(error)):
+            raise
+        line = " ".join(str(error).split())
+        raise ClusterError(f"--runner={runner} could not start the job: {line}") from error
+
+
+def _told(error: RuntimeError, runner: str) -> CatalogError | None:
+    """What a job's error says in one line; None if it is one of this process, a bug."""
+    text = str(error)
+    if (own := _own_error(text)) is not None:
+        return own
+    if runner == "DirectRunner":
+        return None
+    raised = [": ".join(found) for found in _RAISED.findall(text)]
+    line = raised[-1] if raised else text.partition("\n")[0]
+    return ClusterError(f"--runner={runner}: the job failed, see above: {line}; {_LOST}")
+
+
+def _own_error(text: str) -> CatalogError | None:
+    """The error of this project that a worker ended with, out of the traceback that Beam passes."""
+    for name, message in reversed(_RAISED.findall(text)):
+        if own := _OWN.match(name):
+            kind: type[CatalogError] = getattr(errors, own[1])
+            return kind(message)
+    return None
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the tracebacks that Beam logs of errors that the program tells in one line."""
+    raised = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(raised, CatalogError) or "transforms.errors." in record.getMessage())
+
+
+class _Cancelling:
+    """Cancels a run that is left before it has ended (an interrupt from the keyboard)."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+
+    def close(self) -> None:
+        if not PipelineState.is_terminal(self._result.state):
+            self._result.cancel()
