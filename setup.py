@@ -92,5 +92,10 @@ setup(
     python_requires=">=3.10,<3.14",
     install_requires=REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["catalog-labels-worker = pipeline.boot:main"]},
+    entry_points={
+        "console_scripts": [  # what Beam starts by a path
+            "catalog-labels-worker = pipeline.boot:main",
+            "catalog-labels-java = pipeline.java:main",
+        ]
+    },
 )

@@ -14,7 +14,6 @@ import os
 import shutil
 import socket
 import sys
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from urllib.parse import urlsplit
 
 import apache_beam
 
+from pipeline.flink import ask
 from transforms.errors import UsageError
 
-WORKER = "catalog-labels-worker"
+WORKER, JAVA = "catalog-labels-worker", "catalog-labels-java"
 _ANSWER_SECONDS = 5.0
 _KEPT_MILLISECONDS = 10_000  # SDK workers without work: from one stage to the next
 _OPEN = ("java.lang", "java.lang.invoke", "java.math", "java.net", "java.nio", "java.text",
@@ -53,11 +53,7 @@ def cluster_options(runner: str, args: Sequence[str]) -> list[str]:
         If the cluster does not answer, or something is missing on this machine.
     """
     choose = _CHOOSERS.get(runner)
-    if choose is None:
-        return []
-    given = _given(args)
-    kept = f"--environment_cache_millis={_KEPT_MILLISECONDS}"
-    return [*choose(given), *([kept] if given.environment_cache_millis is None else [])]
+    return [] if choose is None else choose(_given(args))
 
 
 def _given(args: Sequence[str]) -> argparse.Namespace:
@@ -65,7 +61,7 @@ def _given(args: Sequence[str]) -> argparse.Namespace:
     for name in ("flink_master", "flink_version", "flink_job_server_jar", "spark_master_url",
                  "spark_job_server_jar", "prism_location", "job_endpoint", "environment_type",
                  "parallelism", "sdk_worker_parallelism", "environment_cache_millis",
-                 "jar_cache_dir"):  # fmt: skip
+                 "job_server_java_launcher"):  # fmt: skip
         parser.add_argument(f"--{name}")
     return parser.parse_known_args(list(args))[0]
 
@@ -78,8 +74,8 @@ def _flink(given: argparse.Namespace) -> list[str]:
         )
     found = _environment(given)
     if given.flink_master == "[local]":
-        return [*found, *_job_server("flink-1.19", given.flink_job_server_jar, "flink")]
-    overview = _ask(given.flink_master, "overview")
+        return [*found, *_in_java(given, "flink-1.19", "flink")]
+    overview = ask(given.flink_master, "overview")
     managers = overview["taskmanagers"]
     if not managers:
         raise UsageError(f"--flink_master={given.flink_master}: the cluster has no TaskManager")
@@ -91,26 +87,13 @@ def _flink(given: argparse.Namespace) -> list[str]:
         found.append(f"--parallelism={parallelism}")
     if given.sdk_worker_parallelism is None:  # of each TaskManager
         found.append(f"--sdk_worker_parallelism={math.ceil(parallelism / managers)}")
-    return [*found, *_job_server(f"flink-{version}", given.flink_job_server_jar, "flink")]
+    return [*found, *_in_java(given, f"flink-{version}", "flink")]
 
 
 def _default_parallelism(master: str, overview: dict[str, Any]) -> int:
     """What the cluster's configuration says, or all of its slots."""
-    settings = {entry["key"]: entry["value"] for entry in _ask(master, "jobmanager/config")}
+    settings = {entry["key"]: entry["value"] for entry in ask(master, "jobmanager/config")}
     return int(settings.get("parallelism.default", overview["slots-total"]))
-
-
-def _ask(master: str, what: str) -> Any:
-    """What the JobManager's REST interface answers."""
-    address = master if "://" in master else f"http://{master}"
-    try:
-        with urllib.request.urlopen(f"{address}/{what}", timeout=_ANSWER_SECONDS) as answer:
-            return json.load(answer)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--flink_master={master}: no Flink cluster answers there ({error}); give the REST "
-            "address of the JobManager"
-        ) from error
 
 
 def _spark(given: argparse.Namespace) -> list[str]:
@@ -129,7 +112,7 @@ def _spark(given: argparse.Namespace) -> list[str]:
             raise UsageError(
                 f"--spark_master_url={master}: no Spark master answers there ({error})"
             ) from error
-    return [*_environment(given), *_job_server("spark-3", given.spark_job_server_jar, "spark")]
+    return [*_environment(given), *_in_java(given, "spark-3", "spark")]
 
 
 def _prism(given: argparse.Namespace) -> list[str]:
@@ -159,26 +142,36 @@ def _environment(given: argparse.Namespace) -> list[str]:
     """Workers as processes, unless the caller has chosen: containers or a pool, say."""
     if given.environment_type is not None:
         return []
-    program = Path(sys.prefix) / "bin" / WORKER
-    if not program.is_file():
-        raise UsageError(
-            f"{program} is missing, which cluster workers start with: install this project there "
-            "(pip install .), or choose workers with --environment_type"
-        )
-    command = json.dumps({"command": str(program)})
+    command = json.dumps({"command": _installed(WORKER, "or choose workers by --environment_type")})
     return ["--environment_type=PROCESS", f"--environment_config={command}"]
 
 
-def _job_server(kind: str, jar: str | None, option: str) -> list[str]:
+def _installed(name: str, otherwise: str) -> str:
+    program = Path(sys.prefix) / "bin" / name
+    if not program.is_file():
+        raise UsageError(
+            f"{program} is missing: install this project there (pip install .), {otherwise}"
+        )
+    return str(program)
+
+
+def _in_java(given: argparse.Namespace, kind: str, option: str) -> list[str]:
+    """What the runners in Java share: Beam's job server, and workers that outlive a stage."""
     if shutil.which("java") is None:
         raise UsageError(
             f"--runner={option.capitalize()}Runner needs Java 11 or 17 for Beam's job server: "
             "install one (Debian, Ubuntu: apt-get install openjdk-17-jre-headless)"
         )
+    found = list(_JVM)
+    if given.environment_cache_millis is None:
+        found.append(f"--environment_cache_millis={_KEPT_MILLISECONDS}")
+    if given.job_server_java_launcher is None:
+        java = _installed(JAVA, "or give --job_server_java_launcher=java")
+        found.append(f"--job_server_java_launcher={java}")
     cached = cache_folder() / "jars" / f"{kind}-job-server.jar"
-    if jar is not None or not cached.is_file():
-        return list(_JVM)  # Beam downloads it
-    return [*_JVM, f"--{option}_job_server_jar={cached}"]
+    if getattr(given, f"{option}_job_server_jar") is None and cached.is_file():
+        found.append(f"--{option}_job_server_jar={cached}")  # else Beam downloads it
+    return found
 
 
 def cache_folder() -> Path:

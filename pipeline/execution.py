@@ -9,8 +9,10 @@ from typing import Any
 
 import apache_beam as beam
 import grpc
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
+from pipeline.flink import cancel_jobs, job_name
 from pipeline.forkserver import fork_server
 from pipeline.graph import LabelJob, build_pipeline
 from pipeline.progress import Progress
@@ -42,6 +44,9 @@ def run_graph(job: LabelJob) -> Any:
         When interrupted or terminated; the job is cancelled.
     """
     options = beam_options(job.config)
+    run_id = job.provenance.run_id
+    if options.view_as(GoogleCloudOptions).job_name is None:
+        options.view_as(GoogleCloudOptions).job_name = job_name(run_id)
     progress = Progress(lambda: count_rows(job.journal), style=job.config.progress)
     for handler in logging.root.handlers:
         handler.addFilter(_is_news)
@@ -52,7 +57,7 @@ def run_graph(job: LabelJob) -> Any:
         build_pipeline(pipeline, job)
         try:
             result = _start(pipeline, job.config.runner)
-            with contextlib.closing(_Cancelling(result)):
+            with contextlib.closing(_Cancelling(result, options, run_id)):
                 state = result.wait_until_finish()
         except RuntimeError as error:
             raise _told(error, job.config.runner) or error from None
@@ -109,9 +114,12 @@ def _is_news(record: logging.LogRecord) -> bool:
 class _Cancelling:
     """Cancels a run that is left before it has ended (an interrupt from the keyboard)."""
 
-    def __init__(self, result: Any) -> None:
+    def __init__(self, result: Any, options: PipelineOptions, run_id: str) -> None:
         self._result = result
+        self._options = options
+        self._run_id = run_id
 
     def close(self) -> None:
         if not PipelineState.is_terminal(self._result.state):
+            cancel_jobs(self._options, [self._run_id])
             self._result.cancel()

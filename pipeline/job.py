@@ -15,11 +15,12 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline import __version__, run_record
 from pipeline.execution import run_graph
+from pipeline.flink import cancel_jobs
 from pipeline.graph import LabelJob
 from pipeline.options import LabelConfig
 from pipeline.profile import profile, table
 from pipeline.program import EXIT_DONE, EXIT_TOO_MANY_FAILURES
-from pipeline.recovery import forget, recover, remove_journal
+from pipeline.recovery import forget, recover, remove_journal, unfinished_runs
 from pipeline.resources import available_cores, choose_batch_size, described
 from pipeline.runner import beam_options, check_runner, threads_per_worker
 from transforms.audio.sandbox import DecoderLimits
@@ -140,6 +141,9 @@ def run(job: LabelJob) -> int:
     """
     started = time.monotonic()
     with locked(job.config.output):
+        left = cancel_jobs(beam_options(job.config), unfinished_runs(job.config.output))
+        if left:
+            print(f"cancelled what outlived its launcher: {', '.join(left)}", file=sys.stderr)
         resumed = recover(job.config.output, json_lines=job.config.format == "json")
         if resumed:
             print(f"going on from {', '.join(resumed)}", file=sys.stderr)

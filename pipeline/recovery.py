@@ -48,7 +48,7 @@ def recover(output: str, *, json_lines: bool) -> tuple[str, ...]:
         If something cannot be written.
     """
     resumed: list[str] = []
-    for run_id in _journals(output):
+    for run_id in unfinished_runs(output):
         record_path = f"{output}/runs/{run_id}.json"
         record = _read_record(record_path)
         if record.get("status") not in (DONE, RECOVERED):
@@ -71,7 +71,7 @@ def recover(output: str, *, json_lines: bool) -> tuple[str, ...]:
 
 def forget(output: str, but: str) -> None:
     """Remove all journals but that of one run; what cannot be removed only costs room."""
-    for run_id in _journals(output):
+    for run_id in unfinished_runs(output):
         if run_id != but:
             remove_journal(f"{output}/journal/{run_id}")
 
@@ -84,8 +84,8 @@ def remove_journal(folder: str) -> None:
         print(f"a journal that is not needed any more is left: {error}", file=sys.stderr)
 
 
-def _journals(output: str) -> list[str]:
-    """Run ids of the journals under an output folder, oldest first."""
+def unfinished_runs(output: str) -> list[str]:
+    """Ids of the runs whose journals lie under an output folder, oldest first."""
     folder = f"{output}/journal"
     if is_local(folder):
         names = {path.name for path in Path(folder).glob("*") if path.is_dir()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -110,20 +109,23 @@ def test_a_spark_worker_is_killed(spark, options, undisturbed, tmp_path) -> None
     assert_undisturbed(disturbed(spark, tmp_path / "out", options, kill), undisturbed)
 
 
-def test_the_client_is_killed_and_a_rerun_goes_on(flink, options, undisturbed, tmp_path) -> None:
-    """The job on the cluster is cancelled, as docs/clusters.md says; the rerun takes its rows."""
+@pytest.mark.parametrize("name", ["flink", "spark"])
+def test_the_client_is_killed_and_a_rerun_goes_on(
+    name, options, undisturbed, tmp_path, request
+) -> None:
+    """Its job on Flink is cancelled by the rerun; on Spark it ends with the client."""
+    cluster = request.getfixturevalue(name)
     output = tmp_path / "out"
-    with contextlib.closing(Started(output, *flink.options, *options)) as run:
+    with contextlib.closing(Started(output, *cluster.options, *options)) as run:
         wait_until(lambda: run.is_over or segments(output), "a segment of the journal", PATIENCE_S)
         assert not run.is_over, "\n".join(run.stderr)
-        run.kill_all()
-    (job,) = flink.ask("jobs")["jobs"]
-    flink.ask(f"jobs/{job['id']}", "PATCH")
-    managers = [process_of(flink, f"flink-taskmanager-{number}") for number in (1, 2)]
-    wait_until(lambda: not any(sdk_workers(manager) for manager in managers), "the job's end")
-    time.sleep(1)
-    with contextlib.closing(Started(output, *flink.options, *options)) as run:
+        run.kill_launcher()
+        run.wait()
+        wait_until(lambda: not run.family(), "the end of what the client started here")
+    with contextlib.closing(Started(output, *cluster.options, *options)) as run:
         assert run.wait(PATIENCE_S) == 0, "\n".join(run.stderr[-30:])
+        cancelled = [line for line in run.stderr if line.startswith("cancelled what outlived")]
+    assert len(cancelled) == (name == "flink")
     runs = Run(output, 0, "", "")
     assert runs.content == undisturbed.content
     assert [record["status"] for record in runs.records] == ["recovered", "done"]

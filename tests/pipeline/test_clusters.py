@@ -28,7 +28,7 @@ def machine(tmp_path, monkeypatch) -> Path:
     """Java, the worker program, and an empty cache."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("java", clusters.WORKER):
+    for name in ("java", clusters.WORKER, clusters.JAVA):
         add_program(programs / name)
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setattr("sys.prefix", str(tmp_path))
@@ -75,6 +75,11 @@ def as_dict(options: list[str]) -> dict[str, str]:
     return dict(pair for pair in pairs if pair[0] != "job_server_jvm_properties")
 
 
+def in_java(machine: Path) -> dict[str, str]:
+    java = str(machine / "bin" / clusters.JAVA)
+    return {"job_server_java_launcher": java, "environment_cache_millis": "10000"}
+
+
 def command(machine: Path) -> str:
     return json.dumps({"command": str(machine / "bin" / clusters.WORKER)})
 
@@ -93,6 +98,7 @@ def test_flink_gets_what_its_cluster_has(machine, flink) -> None:
         "parallelism": "8",
         "sdk_worker_parallelism": "4",
         "flink_job_server_jar": str(jar),
+        **in_java(machine),
     }
 
 
@@ -107,7 +113,8 @@ def test_what_is_given_stays(machine, flink) -> None:
     add_jar(machine, "flink-1.20")
     given = ["--flink_master", f"http://{flink}", "--flink_version=1.20", "--parallelism=3",
              "--sdk_worker_parallelism", "1", "--environment_type=DOCKER",
-             "--flink_job_server_jar=/a.jar"]  # fmt: skip
+             "--flink_job_server_jar=/a.jar", "--job_server_java_launcher=java",
+             "--environment_cache_millis=0"]  # fmt: skip
     assert as_dict(cluster_options("FlinkRunner", given)) == {}
 
 
@@ -131,6 +138,7 @@ def test_spark(machine) -> None:
         "environment_type": "PROCESS",
         "environment_config": command(machine),
         "spark_job_server_jar": str(jar),
+        **in_java(machine),
     }
 
 
@@ -176,7 +184,8 @@ def test_without_java(machine, flink) -> None:
         cluster_options("FlinkRunner", [f"--flink_master={flink}"])
 
 
-def test_without_the_worker_program(machine, flink) -> None:
-    os.unlink(machine / "bin" / clusters.WORKER)
-    with pytest.raises(UsageError, match=rf"{clusters.WORKER} is missing"):
+@pytest.mark.parametrize("program", [clusters.WORKER, clusters.JAVA])
+def test_without_a_program_that_beam_is_to_start(machine, flink, program) -> None:
+    os.unlink(machine / "bin" / program)
+    with pytest.raises(UsageError, match=rf"{program} is missing: install this project there"):
         cluster_options("FlinkRunner", [f"--flink_master={flink}"])

@@ -16,7 +16,6 @@ import pytest
 
 from tests.audio_files import noise, sine, write_soundfile
 from tests.catalog import ROOT, Run, label, label_here
-from tests.checkpoints import make_checkpoint
 from tests.pipeline import s3_server
 from tests.pipeline.processes import Started, wait_until
 from tests.pipeline.real_clusters import Cluster, free_ports, process_of, started
@@ -109,9 +108,11 @@ def test_flink_tells_the_metrics_that_the_run_wrote_down(job, on_flink) -> None:
         )
 
 
-def test_a_model_that_workers_have_not_got_is_told_in_one_line(flink, options, tmp_path) -> None:
+def test_a_model_that_workers_have_not_got_is_told_in_one_line(
+    flink, options, tiny_checkpoint, tmp_path
+) -> None:
     """The checkpoint is gone when the workers look for it."""
-    model = make_checkpoint(tmp_path / "model")
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
     options = [*options, f"--model={model}"]
     with contextlib.closing(Started(tmp_path / "out", *flink.options, *options)) as run:
         wait_until(lambda: list(tmp_path.glob("out/runs/2*.json")), "the run's record", 60)
@@ -124,7 +125,7 @@ def test_a_model_that_workers_have_not_got_is_told_in_one_line(flink, options, t
 
 
 def test_an_interrupt_cancels_the_job(flink, options, tmp_path) -> None:
-    options = [*options, "--hop_seconds=0.005"]
+    options = [*options, "--window_seconds=1", "--hop_seconds=0.001"]
     with contextlib.closing(Started(tmp_path / "out", *flink.options, *options)) as run:
         wait_until(lambda: "RUNNING" in states(flink), "the job", 60)
         os.kill(run.pid, signal.SIGTERM)
