@@ -42,9 +42,10 @@ from transforms.mentions import (
     with_copies,
 )
 from transforms.records import Failure, Track
+from transforms.spread import Spread
 from transforms.stage_metrics import FAILURES, StageMeter
 from transforms.storage.known import Known, KnownRows, load_known
-from transforms.storage.slices import Spread, to_line, to_track
+from transforms.storage.slices import to_line, to_track
 
 STAGE = "ReadFiles"
 DUPLICATES_METRIC = "duplicate_listings"
@@ -262,11 +263,12 @@ class ReadFiles(beam.PTransform):  # type: ignore[misc]
                 FAILURES, COUNTS, main="tracks"
             )
         )
+        spread = beam.Reshuffle() if self.journal is None else Spread(STAGE, self.journal)
         tracks = (
             merged["tracks"]
             | "BySize" >> beam.GroupByKey()
             | "Copies" >> beam.ParDo(_CopiesDoFn())
-            | "Spread" >> (beam.Reshuffle() if self.journal is None else Spread(self.journal))
+            | "Spread" >> spread
         )
         return {
             "tracks": tracks,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 
-from transforms.journal import Journal, Kind
+from transforms.errors import StorageError
+from transforms.journal import Journal, Kind, list_segments
 from transforms.records import (
     WINDOWS_COLUMN,
     FailureRow,
@@ -26,12 +27,18 @@ from transforms.storage.publish import Outcome, publish
 
 
 class _PublishDoFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, target: Target, predictions: pa.Schema) -> None:
+    """Publish the journal, also what a worker left there before it died."""
+
+    def __init__(self, journal: str, target: Target, predictions: pa.Schema) -> None:
+        self._journal = journal
         self._target = target
         self._predictions = predictions
 
     def process(self, _impulse: bytes, paths: Iterable[str]) -> Iterator[tuple[Outcome, int]]:
-        yield from publish(list(paths), self._target, self._predictions).items()
+        found = [path for path, _, _ in list_segments(self._journal)]
+        if missing := set(paths) - set(found):
+            raise StorageError(f"{min(missing)} is gone; start the run again to go on")
+        yield from publish(found, self._target, self._predictions).items()
 
 
 @dataclass
@@ -63,13 +70,11 @@ class WriteToParquet(beam.PTransform):  # type: ignore[misc]
     def expand(self, results: dict[str, beam.PCollection]) -> beam.PCollection:
         paths = tuple(self._journalled(name, rows) for name, rows in results.items())
         all_paths = paths | "Segments" >> beam.Flatten()
+        do_fn = _PublishDoFn(self.journal, self.target, self.predictions)
         return (
             next(iter(results.values())).pipeline
             | beam.Impulse()
-            | "Publish"
-            >> beam.ParDo(
-                _PublishDoFn(self.target, self.predictions), paths=beam.pvalue.AsList(all_paths)
-            )
+            | "Publish" >> beam.ParDo(do_fn, paths=beam.pvalue.AsList(all_paths))
         )
 
     def _journalled(self, name: str, results: beam.PCollection) -> beam.PCollection:

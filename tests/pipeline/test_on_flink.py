@@ -118,7 +118,7 @@ def test_a_model_that_workers_have_not_got_is_told_in_one_line(
         wait_until(lambda: list(tmp_path.glob("out/runs/2*.json")), "the run's record", 60)
         shutil.rmtree(model)
         assert run.wait(300) == 1
-    (line,) = run.stderr
+        (line,) = run.stderr
     assert line.startswith("error: on ")
     assert f"--model={model}: no config.json there" in line
     assert Run(tmp_path / "out", 1, "", "").record["status"] == "failed"

@@ -19,14 +19,13 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.util import assert_that, equal_to
 
 from tests.files import touch
-from transforms import mentions, read
+from transforms import mentions, read, spread
 from transforms.books import to_books
 from transforms.errors import Reason, StorageError
 from transforms.journal import count_rows
 from transforms.manifest import read_manifest
 from transforms.read import ReadFiles
 from transforms.records import Listing, Track
-from transforms.storage import slices
 
 COLLECTED: dict[str, list] = {}  # FnApiRunner runs in this process
 
@@ -199,7 +198,7 @@ def test_a_file_that_grows_between_two_inputs_is_one_track(tmp_path, monkeypatch
 
 def lines(journal) -> list[list[str]]:
     """The lines of each slice in a journal."""
-    return [path.read_text().splitlines() for path in Path(journal, "slices").iterdir()]
+    return [path.read_text().splitlines() for path in Path(journal, "slices").glob("*.jsonl")]
 
 
 def test_tracks_that_go_through_slices_are_the_same(overlapping, tmp_path):
@@ -231,8 +230,8 @@ def test_each_of_many_files_is_in_one_slice(tmp_path, size):
     assert (books.listed, duplicates) == (400, 0)
     found = lines(journal)
     assert sorted(json.loads(line)[0] for line in itertools.chain(*found)) == expected
-    assert 64 < len(found) < 200
-    assert max(map(len, found)) <= 400 // 32
+    assert 256 < len(found) < 400
+    assert max(map(len, found)) <= 400 // 128
 
 
 def test_columns_of_all_types_reach_the_tracks(tmp_path):
@@ -257,20 +256,20 @@ def test_a_journal_on_an_object_store(tmp_path, memory_files):
         f"{tmp_path}/x.mp3",
         f"{tmp_path}/y.mp3",
     ]
-    (path,) = (path for path in memory_files if "/slices/" in path)
+    (path,) = (path for path in memory_files if path.endswith(".jsonl"))
     assert memory_files[path].count(b"\n") == 1  # the two are copies
 
 
 def test_a_slice_that_goes_missing_stops_the_run(tmp_path, monkeypatch):
     touch(tmp_path, "x.mp3")
-    write = slices.write_slice
+    write = spread.write_slice
 
     def write_and_lose(folder, tracks):
         path = write(folder, tracks)
         Path(path).unlink()
         return path
 
-    monkeypatch.setattr(slices, "write_slice", write_and_lose)
+    monkeypatch.setattr(spread, "write_slice", write_and_lose)
     with pytest.raises(StorageError, match=r"slice-.* cannot be read"):
         read_all([str(tmp_path)], journal=f"{tmp_path}/journal")
 

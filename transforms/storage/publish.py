@@ -99,7 +99,8 @@ def listing_key(uri: str, listing: int) -> bytes:
     return hashlib.blake2b(f"{listing} {uri}".encode(), digest_size=16).digest()
 
 
-def _keys(table: pa.Table) -> list[bytes]:
+def listing_keys(table: pa.Table) -> list[bytes]:
+    """The key of each row of a segment."""
     uris, listings = table["uri"].to_pylist(), table[LISTING_COLUMN].to_pylist()
     return [listing_key(uri, listing) for uri, listing in zip(uris, listings, strict=True)]
 
@@ -144,7 +145,7 @@ class _Tracks(ExitStack):
             self._counts["labelled", label["values"]] += label["counts"]
 
     def _unseen(self, table: pa.Table) -> list[int]:
-        return [index for index, key in enumerate(_keys(table)) if self._is_new(key)]
+        return [index for index, key in enumerate(listing_keys(table)) if self._is_new(key)]
 
     def _is_new(self, key: bytes) -> bool:
         new = key not in self._labelled

@@ -14,14 +14,10 @@ import io
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import apache_beam as beam
 import pyarrow as pa
-from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.errors import StorageError
 from transforms.records import Listing, Track
@@ -85,6 +81,23 @@ def read_slice(path: str) -> Iterator[Track]:
         except ValueError as error:
             raise _unreadable(path, error) from error
         yield track
+
+
+def begin_slice(path: str) -> bool:
+    """Leave a mark that a slice is in work; False if a worker has begun with it before.
+
+    Raises
+    ------
+    StorageError
+        If the mark cannot be written.
+    """
+    mark = f"{path}.begun"
+    try:
+        read_file(mark)
+    except FileNotFoundError:
+        commit(mark, b"begun\n")
+        return True
+    return False
 
 
 def _unreadable(path: str, error: Exception) -> StorageError:
@@ -216,52 +229,3 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "decimal": Decimal,
     "uuid": uuid.UUID,
 }
-
-
-class _SliceDoFn(beam.DoFn):  # type: ignore[misc]
-    """Tracks to the paths of slices that hold them."""
-
-    _held: list[Track]
-    _written: int  # tracks of the bundle
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-
-    def start_bundle(self) -> None:
-        self._held, self._written = [], 0
-
-    def process(self, track: Track) -> Iterator[str]:
-        self._held.append(track)
-        if len(self._held) >= slice_size(self._written):
-            yield self._write()
-
-    def _write(self) -> str:
-        path = write_slice(self._folder, self._held)
-        self._written += len(self._held)
-        self._held = []
-        return path
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        if self._held:
-            yield GlobalWindows.windowed_value(self._write())
-
-
-@dataclass
-class Spread(beam.PTransform):  # type: ignore[misc]
-    """PCollection of tracks to the same, dealt out to all workers as slices.
-
-    Parameters
-    ----------
-    journal : str
-        ``OUTPUT/journal/RUN_ID``; the slices lie in its folder ``slices``.
-    """
-
-    journal: str
-
-    def expand(self, tracks: beam.PCollection) -> beam.PCollection:
-        return (
-            tracks
-            | "Write" >> beam.ParDo(_SliceDoFn(f"{self.journal}/slices"))
-            | beam.Reshuffle()
-            | "Read" >> beam.FlatMap(read_slice)
-        )

@@ -234,7 +234,7 @@ def test_slices_grow_from_one_track_to_a_thousand():
     assert sum(million) == 500_000
     assert million[:-1] == sorted(million[:-1])
     assert max(million) == 1_000
-    assert 2 * len(million) < 1_600  # a million tracks on two workers
+    assert 2 * len(million) < 3_000  # a million tracks on two workers
 
 
 @pytest.mark.parametrize("workers", [2, 5, 16])
