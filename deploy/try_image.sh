@@ -29,8 +29,7 @@ Environment:
   TORCH_INDEX_URL       as in deploy/Dockerfile (default: pip's own choice, several GB)
   EXTRAS                the same (default: aws)
   DEBIAN_MIRROR         (default: http://deb.debian.org/debian)
-  CATALOG_LABELS_CACHE  where the bare Debian and pip's downloads stay, in image/ (default:
-                        ~/.cache/catalog-labels)
+  CATALOG_LABELS_CACHE  where the bare Debian stays, in image/ (default: ~/.cache/catalog-labels)
   POOL_PORT             of the worker pool on this machine's loopback interface (default: 50000)
 TEXT
 }
@@ -88,9 +87,8 @@ pip_settings() {
 
 build() {
   say "building deploy/Dockerfile (storage: $DRIVER)"
-  mkdir -p -- "$WORK/prefix"
-  # TMPDIR: where buildah keeps what RUN --mount=type=cache names.
-  TMPDIR=$CACHE/tmp in_store build --isolation=chroot --file "$ROOT/deploy/Dockerfile" \
+  mkdir -p -- "$WORK/prefix" "$WORK/tmp"
+  TMPDIR=$WORK/tmp in_store build --isolation=chroot --file "$ROOT/deploy/Dockerfile" \
     --build-arg BASE=localhost/bare-debian --build-arg EXTRAS="${EXTRAS-aws}" \
     --build-arg TORCH_INDEX_URL="${TORCH_INDEX_URL:-}" \
     --volume "$WORK/prefix:/opt/catalog-labels:rw" "${MOUNTS[@]}" \
@@ -158,7 +156,7 @@ try_image() {
   check_machine
   DRIVER=vfs
   if grep -qw overlay /proc/filesystems; then DRIVER=overlay; fi
-  mkdir -p -- "$CACHE/tmp"
+  mkdir -p -- "$CACHE"
   WORK=$(mktemp -d "$CACHE/work-XXXXXX")
   trap clean_up EXIT
   bare_debian

@@ -73,8 +73,8 @@ def worker_pool(port: int, log: Path) -> Iterator[None]:
 def test_a_cluster_labels_by_worker_pools(name, shelf, tmp_path, monkeypatch) -> None:
     """As in deploy/kubernetes: the manifests' own options but for addresses, a pool at localhost.
 
-    One TaskManager, with two workers, or one executor: each numbers its workers from 1-1 on, so that
-    a pool can serve only one, as in a pod.
+    One TaskManager, with two workers, or one executor: each numbers its workers from 1-1 on, so
+    that a pool can serve only one, as in a pod.
     """
     monkeypatch.setenv("WORKERS", "1")
     ports = free_ports(("pool",))
