@@ -63,6 +63,9 @@ DEV = [
     "boto3>=1.35,<2",  # what Beam reads s3:// with
     "moto[server]>=5,<6",  # an S3 server for the tests
     "pandas>=2.2,<4",  # the same
+    "kubernetes-validate>=1.34,<2",  # Kubernetes' schemas, for deploy/kubernetes
+    "jsonschema>=4.20,<5",  # the Flink operator's schema, and a flex template's fields
+    "pyyaml>=6,<7",
     "torchvision>=0.21,<1",  # what transformers' own image processor needs, our oracle
 ]
 

@@ -23,6 +23,7 @@ Usage:
   deploy/local_cluster.sh flink|spark|prism down    stop
   deploy/local_cluster.sh flink|spark|prism status  0 if it answers, and what it has; else 1
   deploy/local_cluster.sh flink|spark|prism fetch   download only
+  deploy/local_cluster.sh flink|spark jar           of that only Beam's job server, for an image
 
 up prints the options with which pipeline.main labels on the cluster. All downloads are pinned by
 version and checksum (in deploy/requirements, deploy/job_servers and deploy/prism) and kept; nothing
@@ -157,11 +158,13 @@ flink_fetch() {
   need_java
   fetch_from_pypi flink --only-binary=:all: --python-version=3.11 --platform=manylinux2014_x86_64
   fetch_from_pypi flink-libraries
-  build_job_server flink flink-1.19
+  flink_jar
   # Loaded once by the TaskManagers, not anew for each job: only so do SDK workers outlive a stage.
   # Flink's own loggers come first.
   ln -sf -- "$JARS/flink-1.19-job-server.jar" "$(flink_home)/lib/zz-beam-job-server.jar"
 }
+
+flink_jar() { build_job_server flink flink-1.19; }
 
 flink_configure() {
   local home conf=$STATE/flink-conf
@@ -223,8 +226,10 @@ flink_status() { get "http://127.0.0.1:$FLINK_REST_PORT/overview"; }
 spark_fetch() {
   need_java
   fetch_from_pypi spark
-  build_job_server spark spark-3
+  spark_jar
 }
+
+spark_jar() { build_job_server spark spark-3; }
 
 spark_up() {
   if answers "http://127.0.0.1:$SPARK_UI_PORT/json/"; then say 'Spark is up already'; spark_told; return; fi
@@ -283,7 +288,7 @@ prism_status() {
 
 case ${1:-}:${2:-} in
   flink:up | flink:down | flink:status | flink:fetch | spark:up | spark:down | spark:status | spark:fetch | \
-    prism:up | prism:down | prism:status | prism:fetch) "$1_$2" ;;
+    flink:jar | spark:jar | prism:up | prism:down | prism:status | prism:fetch) "$1_$2" ;;
   --help: | -h:) usage ;;
   *) usage >&2; exit 2 ;;
 esac

@@ -3,7 +3,8 @@
     catalog-labels-worker --id=ID --provision_endpoint=HOST:PORT [--logging_endpoint=... ...]
 
 It asks the runner for the job's options and addresses, as Beam's own container does, and becomes
-pipeline.worker. Nothing is fetched: the project is installed on every machine of the cluster, and
+pipeline.worker; or starts several, where the runner wants them in one container (Dataflow, one for
+each core). Nothing is fetched: the project is installed on every machine of the cluster, and
 jobs bring no code.
 """
 
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +29,7 @@ from transforms.malloc import KEEP_FREED_MEMORY
 
 _ANSWER_SECONDS = 60.0
 _ENDPOINTS = ("control", "logging", "artifact", "status")
+_WORKER = [sys.executable, "-m", "pipeline.worker"]
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -47,13 +51,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, _ = parser.parse_known_args(argv)  # later versions of Beam may say more
     info = ask(options.provision_endpoint, options.id)
     given = {name: getattr(options, f"{name}_endpoint") for name in _ENDPOINTS}
-    environment = worker_environment(info, options.id, given)
+    environments = [
+        {**KEEP_FREED_MEMORY, **_ONE_THREAD, **os.environ,
+         **worker_environment(info, worker_id, given)}
+        for worker_id in (options.id, *info.sibling_worker_ids)
+    ]  # fmt: skip
     os.dup2(2, 1)  # Beam's worker pool reads no stdout: 64 KB of it would stop the worker
-    os.execve(
-        sys.executable,
-        [sys.executable, "-m", "pipeline.worker"],
-        {**KEEP_FREED_MEMORY, **_ONE_THREAD, **os.environ, **environment},
-    )
+    if len(environments) > 1:
+        sys.exit(_run_together(environments))
+    os.execve(sys.executable, _WORKER, environments[0])
+
+
+def _run_together(environments: Sequence[Mapping[str, str]]) -> int:
+    """Several workers, which end when one of them does: their container is then started anew.
+
+    Returns
+    -------
+    int
+        The exit status of the first that ended.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    workers: list[subprocess.Popen[bytes]] = []
+    try:
+        workers += [subprocess.Popen(_WORKER, env=environment) for environment in environments]
+        _, status = os.wait()
+        return abs(os.waitstatus_to_exitcode(status))
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
 
 
 def _unquoted(text: str) -> str:

@@ -22,7 +22,7 @@ from pipeline.profile import profile, table
 from pipeline.program import EXIT_DONE, EXIT_TOO_MANY_FAILURES
 from pipeline.recovery import forget, recover, remove_journal, unfinished_runs
 from pipeline.resources import available_cores, choose_batch_size, described
-from pipeline.runner import beam_options, check_runner, threads_per_worker
+from pipeline.runner import beam_options, check_runner, only_template, threads_per_worker
 from transforms.audio.sandbox import DecoderLimits
 from transforms.books import Books, read_books
 from transforms.errors import StorageError, UsageError
@@ -51,8 +51,9 @@ def prepare(config: LabelConfig) -> LabelJob:
     """
     if (named := file_uri_path(config.output)) is not None:
         config = dataclasses.replace(config, output=named)
-    FileSystems.set_options(beam_options(config))
-    check_runner(config.runner)
+    options = beam_options(config)
+    FileSystems.set_options(options)
+    check_runner(config.runner, options)
     checkpoint = load_checkpoint(
         config.model,
         front_end_preset=config.front_end_preset,
@@ -150,6 +151,12 @@ def run(job: LabelJob) -> int:
         if job.config.progress != "none":
             print(described(run_record.resources(job)), file=sys.stderr)
         books = execute(dataclasses.replace(job, resumed_runs=resumed))
+    if books is None:
+        print(
+            "a template is made, from which Dataflow starts the job; once that has ended, the same "
+            "command without --template_location closes its books"
+        )
+        return EXIT_DONE
     print(run_record.summary(books, time.monotonic() - started, job.config.output))
     if books.failure_rate <= job.config.max_failure_rate:
         return EXIT_DONE
@@ -161,13 +168,14 @@ def run(job: LabelJob) -> int:
     return EXIT_TOO_MANY_FAILURES
 
 
-def execute(job: LabelJob) -> Books:
+def execute(job: LabelJob) -> Books | None:
     """Run the graph and write the run's JSON, whether it succeeds or not.
 
     Returns
     -------
-    Books
-        Balanced counts.
+    Books or None
+        Balanced counts. None after a template: its run looks like a killed one to the next, which
+        takes over its rows.
     """
     started_at, started = dt.datetime.now(dt.timezone.utc).isoformat(), time.monotonic()
 
@@ -196,6 +204,8 @@ def execute(job: LabelJob) -> Books:
         if status == "interrupted":
             print("what is finished is kept: the same call goes on from there", file=sys.stderr)
         raise
+    if only_template(job.config):
+        return None
     books = read_books(job.books_path)
     timings = run_record.stage_timings(result)
     found = _profile(job, result, time.monotonic() - graph_started, timings)

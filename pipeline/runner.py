@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import signal
 import threading
@@ -10,7 +11,8 @@ from types import FrameType, TracebackType
 
 import apache_beam as beam
 from apache_beam.options import pipeline_options
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.portability.api import beam_provision_api_pb2 as provision
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
@@ -60,17 +62,33 @@ def threads_per_worker(config: LabelConfig) -> int:
     return choose_threads(available_cores(), config.workers)
 
 
-def check_runner(name: str) -> None:
-    """Fail before any work if Beam has no such runner, or lacks what it needs.
+def check_runner(name: str, options: PipelineOptions) -> None:
+    """Fail before any work if Beam has no such runner, or it lacks what it needs.
 
     Raises
     ------
     UsageError
     """
     try:
-        create_runner(name)
+        runner = create_runner(name)
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         raise UsageError(f"--runner={name}: {' '.join(str(error).split())}") from error
+    if name == "DataflowRunner":
+        try:  # Beam itself looks only once the graph is built
+            importlib.import_module("apache_beam.runners.dataflow.internal.apiclient")
+        except ImportError as error:
+            raise UsageError(
+                f"--runner={name} needs Google's libraries ({error}): pip install "
+                "'catalog-labels[gcp]'"
+            ) from error
+    if wrong := PipelineOptionsValidator(options, runner).validate():
+        raise UsageError(f"--runner={name}: {' '.join(wrong)}")
+
+
+def only_template(config: LabelConfig) -> bool:
+    """Whether a run is a template for Dataflow, which starts the job after this program's end."""
+    options = PipelineOptions(list(config.beam_args))
+    return options.view_as(GoogleCloudOptions).template_location is not None
 
 
 def make_runner(config: LabelConfig, options: PipelineOptions) -> PipelineRunner | str:

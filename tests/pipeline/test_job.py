@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pytest
 
 from pipeline import job as job_module
@@ -49,6 +50,27 @@ def test_a_record_that_cannot_be_written_hides_no_error(prepared, monkeypatch, c
         job_module.execute(prepared)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "the run's record stays as it is: the record cannot be written"
+
+
+def test_a_template_leaves_its_rows_to_the_next_run(tmp_path, tiny_checkpoint, capsys):
+    """Dataflow's template is stood in for by DirectRunner, which labels and knows no templates."""
+    write_soundfile(tmp_path / "a.flac", noise(1.0, 22_050, 1, 0), 22_050, "FLAC", "PCM_16")
+    call = [f"--input={tmp_path / 'a.flac'}", f"--output={tmp_path / 'out'}",
+            f"--model={tiny_checkpoint}", "--workers=1", "--progress=none"]  # fmt: skip
+    template = job_module.prepare(parse_options([*call, "--template_location=gs://b/t"]))
+    assert job_module.run(template) == 0
+    assert "without --template_location closes its books" in capsys.readouterr().out
+    closing = job_module.prepare(parse_options(call))
+    assert job_module.run(closing) == 0
+    first, second = (
+        json.loads((tmp_path / f"out/runs/{job.provenance.run_id}.json").read_text())
+        for job in (template, closing)
+    )
+    assert (first["status"], first["counts"]["labelled"]) == ("recovered", 1)
+    assert second["resumed_runs"] == [first["run_id"]]
+    assert (second["status"], second["counts"]["skipped"]) == ("done", 1)
+    rows = ds.dataset(tmp_path / "out" / "predictions").to_table()
+    assert rows["run_id"].to_pylist() == [first["run_id"]]
 
 
 def test_one_number_type_for_all_workers(prepared):

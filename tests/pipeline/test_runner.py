@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
+from contextlib import nullcontext
+from types import ModuleType
 
 import pytest
 from apache_beam.options.pipeline_options import (
     DirectOptions,
+    GoogleCloudOptions,
     PipelineOptions,
     S3Options,
     StandardOptions,
@@ -55,13 +59,38 @@ def test_an_option_of_nobody_is_a_wrong_call(wrong):
 @pytest.mark.parametrize("name", ["NoRunner", "no.such.Runner", "os.path"])
 def test_a_runner_that_beam_does_not_have_is_a_wrong_call(name):
     with pytest.raises(UsageError, match=f"--runner={name}: ") as caught:
-        check_runner(name)
+        check_runner(name, PipelineOptions([]))
     assert "\n" not in str(caught.value)
+
+
+def test_dataflow_without_google_s_libraries_is_a_wrong_call(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", None)
+    with pytest.raises(UsageError, match=r"--runner=DataflowRunner needs .*catalog-labels\[gcp\]"):
+        check_runner("DataflowRunner", PipelineOptions([]))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--region=r", "--temp_location=gs://bucket/tmp"], "project"),
+        (["--project=project-1", "--region=r", "--temp_location=/tmp"], "/tmp.*temp_location"),
+        (["--project=project-1", "--region=r", "--temp_location=gs://bucket/tmp",
+          "--num_workers=3", "--max_num_workers=2"], "cannot exceed"),
+        (["--project=project-1", "--region=r", "--temp_location=gs://bucket/tmp"], None),
+    ],
+)  # fmt: skip
+def test_options_that_dataflow_refuses_are_a_wrong_call(options, said, monkeypatch):
+    client = ModuleType("apiclient")  # as if Google's libraries were installed
+    monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", client)
+    monkeypatch.setattr(GoogleCloudOptions, "_create_default_gcs_bucket", lambda self: None)
+    refused = nullcontext() if said is None else pytest.raises(UsageError, match=said)
+    with refused:
+        check_runner("DataflowRunner", PipelineOptions(options))
 
 
 @pytest.mark.parametrize("name", ["DirectRunner", "FlinkRunner", "FnApiRunner"])
 def test_runners_that_beam_has(name):
-    check_runner(name)
+    check_runner(name, PipelineOptions([]))
 
 
 @pytest.mark.parametrize(
