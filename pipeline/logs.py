@@ -15,12 +15,16 @@ _NOISE = (
     "Really starting service",  # Beam's job server, with its command line
     "Really destroying service",
     "Waiting for grpc channel to be ready",  # of that server, which takes seconds to start
+    "error='signal: killed'",  # how Prism ends its workers; a job that fails says so itself
 )
+_PRISM = "PrismRunner"
 
 
 def is_wanted(record: logging.LogRecord) -> bool:
     """False for messages that come up in every healthy run."""
     message = record.getMessage()
+    if record.name == _PRISM and record.levelno < logging.WARNING:
+        return _level() < logging.WARNING  # Beam shows these whatever level is set
     return not any(noise in message for noise in _NOISE)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers import ViTForImageClassification
 from tests.checkpoints import edit_config, make_checkpoint
 from transforms.errors import CheckpointError
 from transforms.models import linear
+from transforms.models.checkpoint import DEFAULT_MODEL, find_checkpoint, image_size
 from transforms.models.vit import ViT, use_threads
 from transforms.models.vit_network import read_shape
 
@@ -157,16 +160,22 @@ def test_patches_that_are_not_square(tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_neither_place_nor_threads_change_a_bit(tmp_path, precision, threads):
-    """A size at which PyTorch's own attention of one query does depend on them."""
+@pytest.mark.parametrize("shipped", [True, False])
+def test_neither_place_nor_threads_change_a_bit(tmp_path, precision, threads, shipped):
+    """At sizes at which attention of one query, PyTorch's own or as a product, depends on them."""
     folder = make_checkpoint(tmp_path, image_size=224, patch_size=16)
+    if shipped:
+        folder = find_checkpoint(DEFAULT_MODEL)
+    size = image_size(json.loads((folder / "config.json").read_text()))
     model = ViT(folder, device="cpu", precision=precision, batch_size=8)
-    batch, before = images(8, size=224), torch.get_num_threads()
+    batch = np.random.default_rng(0).uniform(-1, 1, (8, *size)).astype(np.float32)
+    before = torch.get_num_threads()
     try:
         use_threads(1)
         expected = model.predict(batch).log_probs
         use_threads(threads)
-        turned = model.predict(np.ascontiguousarray(batch[::-1])).log_probs
+        for shift in range(8):
+            turned = model.predict(np.roll(batch, shift, axis=0)).log_probs
+            np.testing.assert_array_equal(np.roll(turned, -shift, axis=0), expected)
     finally:
         use_threads(before)
-    np.testing.assert_array_equal(turned[::-1], expected)

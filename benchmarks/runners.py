@@ -1,0 +1,119 @@
+"""What each runner adds to a track: the same tracks, cores and rows on all of them.
+
+    python -m benchmarks.runners --tracks=FOLDER [--sizes=16,96] [--rounds=3] [OPTION OF A RUN...]
+
+Starts each cluster by deploy/local_cluster.sh with two workers of one core and labels the first 16
+and the first 96 files of FOLDER, in turns with DirectRunner on two workers. The marginal time of a
+track is the difference of the two wall times over that of the sizes: start-up drops out. Of several
+rounds the fastest run of each size counts, because what else a machine does only adds. Rows are
+compared with DirectRunner's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.dataset as ds
+
+SCRIPT = Path(__file__).parent.parent / "deploy" / "local_cluster.sh"
+DIRECT = "DirectRunner"
+CLUSTERS = ("prism", "flink", "spark")
+
+
+@contextmanager
+def cluster(name: str) -> Iterator[list[str]]:
+    """The options of a runner, whose cluster is up meanwhile."""
+    if name == DIRECT:
+        yield ["--workers=2"]
+        return
+    up = subprocess.run([SCRIPT, name, "up"], stdout=subprocess.PIPE, text=True, check=True)
+    try:
+        yield up.stdout.splitlines()[0].split()
+    finally:
+        subprocess.run([SCRIPT, name, "down"], check=True)
+
+
+def seconds(catalog: Path, output: Path, options: list[str]) -> float:
+    """Wall time of a run, from the command to its end."""
+    command = [sys.executable, "-m", "pipeline.main", f"--input={catalog}", f"--output={output}",
+               "--progress=none", "--precision=float32", *options]  # fmt: skip
+    started = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.stderr}")
+    return time.monotonic() - started
+
+
+def labels(output: Path) -> list[tuple[str, str, list[float]]]:
+    """The rows that must be the same."""
+    table = ds.dataset(output / "predictions").to_table(columns=["uri", "label", "scores"])
+    return sorted((Path(row["uri"]).name, row["label"], row["scores"]) for row in table.to_pylist())
+
+
+def make_catalogs(tracks: Path, sizes: list[int], folder: Path) -> list[Path]:
+    """Folders of links to the first files."""
+    files = sorted(path for path in tracks.iterdir() if path.is_file())
+    if len(files) < max(sizes):
+        sys.exit(f"--tracks={tracks} has {len(files)} files, fewer than {max(sizes)}")
+    catalogs = []
+    for size in sizes:
+        catalog = folder / f"catalog-{size}"
+        catalog.mkdir()
+        for path in files[:size]:
+            (catalog / path.name).symlink_to(path.resolve())
+        catalogs.append(catalog)
+    return catalogs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tracks", type=Path, required=True)
+    parser.add_argument("--sizes", default="16,96")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runners", default=",".join(CLUSTERS))
+    given, options = parser.parse_known_args()
+    sizes = sorted(int(size) for size in given.sizes.split(","))
+    runners = [DIRECT, *given.runners.split(",")]
+    best: dict[tuple[str, int], float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        catalogs = make_catalogs(given.tracks, sizes, folder)
+        expected: dict[int, object] = {}
+        for number, runner in itertools.product(range(given.rounds), runners):
+            with cluster(runner) as own:
+                for size, catalog in zip(sizes, catalogs, strict=True):
+                    output = folder / "labels"
+                    found = seconds(catalog, output, [*own, *options])
+                    if labels(output) != expected.setdefault(size, labels(output)):
+                        sys.exit(f"{runner}: other rows than {DIRECT}'s")
+                    shutil.rmtree(output)
+                    best[runner, size] = min(found, best.get((runner, size), found))
+                    print(f"round {number + 1}: {runner}, {size} tracks: {found:.1f} s", flush=True)
+    report(best, runners, sizes)
+
+
+def report(best: dict[tuple[str, int], float], runners: list[str], sizes: list[int]) -> None:
+    small, large = sizes[0], sizes[-1]
+    marginal = {r: (best[r, large] - best[r, small]) / (large - small) for r in runners}
+    print(f"| runner | {small} tracks, s | {large} tracks, s | marginal, ms a track | ratio |")
+    print("|---|---|---|---|---|")
+    for runner in runners:
+        print(
+            f"| {runner} | {best[runner, small]:.1f} | {best[runner, large]:.1f} | "
+            f"{1e3 * marginal[runner]:.0f} | {marginal[runner] / marginal[DIRECT]:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
