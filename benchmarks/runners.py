@@ -1,12 +1,13 @@
 """What each runner adds to a track: the same tracks, cores and rows on all of them.
 
-    python -m benchmarks.runners --tracks=FOLDER [--sizes=16,96] [--rounds=3] [OPTION OF A RUN...]
+    python -m benchmarks.runners [--tracks=FOLDER] [--sizes=96,480] [--rounds=2] [OPTION...]
 
-Starts each cluster by deploy/local_cluster.sh with two workers of one core and labels the first 16
-and the first 96 files of FOLDER, in turns with DirectRunner on two workers. The marginal time of a
-track is the difference of the two wall times over that of the sizes: start-up drops out. Of several
-rounds the fastest run of each size counts, because what else a machine does only adds. Rows are
-compared with DirectRunner's.
+Starts each cluster by deploy/local_cluster.sh with two workers of one core and labels 96 and 480
+tracks, of FOLDER or synthesised ones of a minute of stereo MP3, after a first run that only warms
+it up (Java compiles what runs often): in turns with DirectRunner on two workers, and on one,
+because Prism never starts more. The marginal time of a track is the difference of the two wall
+times over that of the sizes: start-up drops out. Of several rounds the fastest run of each size
+counts, because what else a machine does only adds. Rows are compared with DirectRunner's.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 
+from benchmarks.throughput.tracks import choose_tracks, synthesize
+
 SCRIPT = Path(__file__).parent.parent / "deploy" / "local_cluster.sh"
-DIRECT = "DirectRunner"
+DIRECT, ONE = "DirectRunner", "DirectRunner, one worker"
 CLUSTERS = ("prism", "flink", "spark")
 
 
 @contextmanager
 def cluster(name: str) -> Iterator[list[str]]:
     """The options of a runner, whose cluster is up meanwhile."""
-    if name == DIRECT:
-        yield ["--workers=2"]
+    if name in (DIRECT, ONE):
+        yield ["--workers=2" if name == DIRECT else "--workers=1"]
         return
     up = subprocess.run([SCRIPT, name, "up"], stdout=subprocess.PIPE, text=True, check=True)
     try:
@@ -59,17 +62,14 @@ def labels(output: Path) -> list[tuple[str, str, list[float]]]:
     return sorted((Path(row["uri"]).name, row["label"], row["scores"]) for row in table.to_pylist())
 
 
-def make_catalogs(tracks: Path, sizes: list[int], folder: Path) -> list[Path]:
+def make_catalogs(files: list[Path], sizes: list[int], folder: Path) -> list[Path]:
     """Folders of links to the first files."""
-    files = sorted(path for path in tracks.iterdir() if path.is_file())
-    if len(files) < max(sizes):
-        sys.exit(f"--tracks={tracks} has {len(files)} files, fewer than {max(sizes)}")
     catalogs = []
     for size in sizes:
         catalog = folder / f"catalog-{size}"
         catalog.mkdir()
-        for path in files[:size]:
-            (catalog / path.name).symlink_to(path.resolve())
+        for number, path in enumerate(files[:size]):
+            (catalog / f"{number:04}{path.suffix}").symlink_to(path.resolve())
         catalogs.append(catalog)
     return catalogs
 
@@ -78,20 +78,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tracks", type=Path, required=True)
-    parser.add_argument("--sizes", default="16,96")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tracks", type=Path)
+    parser.add_argument("--sizes", default="96,480")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--runners", default=",".join(CLUSTERS))
     given, options = parser.parse_known_args()
     sizes = sorted(int(size) for size in given.sizes.split(","))
-    runners = [DIRECT, *given.runners.split(",")]
+    runners = [DIRECT, ONE, *given.runners.split(",")]
     best: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        catalogs = make_catalogs(given.tracks, sizes, folder)
+        if given.tracks is None:
+            (folder / "tracks").mkdir()
+            files = synthesize(folder / "tracks", sizes[-1])
+        else:
+            files = choose_tracks(given.tracks, sizes[-1])
+        catalogs = make_catalogs(files, sizes, folder)
         expected: dict[int, object] = {}
         for number, runner in itertools.product(range(given.rounds), runners):
             with cluster(runner) as own:
+                seconds(catalogs[0], folder / "warm", [*own, *options])
+                shutil.rmtree(folder / "warm")
                 for size, catalog in zip(sizes, catalogs, strict=True):
                     output = folder / "labels"
                     found = seconds(catalog, output, [*own, *options])
