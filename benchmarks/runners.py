@@ -4,39 +4,41 @@
 
 Starts each cluster by deploy/local_cluster.sh with two workers of one core and labels 96 and 480
 tracks, of FOLDER or synthesised ones of a minute of stereo MP3, after a first run that only warms
-it up (Java compiles what runs often): in turns with DirectRunner on two workers, and on one,
-because Prism never starts more. The marginal time of a track is the difference of the two wall
-times over that of the sizes: start-up drops out. Of several rounds the fastest run of each size
-counts, because what else a machine does only adds. Rows are compared with DirectRunner's.
+it up (Java compiles what runs often): in turns with DirectRunner on two workers. Prism has one.
+The marginal time of a track is the difference of the two wall times over that of the sizes, so that
+start-up drops out; of several rounds it is the median. Rows are compared with DirectRunner's.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import operator
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import pyarrow.dataset as ds
 
 from benchmarks.throughput.tracks import choose_tracks, synthesize
 
 SCRIPT = Path(__file__).parent.parent / "deploy" / "local_cluster.sh"
-DIRECT, ONE = "DirectRunner", "DirectRunner, one worker"
+DIRECT = "DirectRunner"
 CLUSTERS = ("prism", "flink", "spark")
 
 
 @contextmanager
 def cluster(name: str) -> Iterator[list[str]]:
     """The options of a runner, whose cluster is up meanwhile."""
-    if name in (DIRECT, ONE):
-        yield ["--workers=2" if name == DIRECT else "--workers=1"]
+    if name == DIRECT:
+        yield ["--workers=2"]
         return
     up = subprocess.run([SCRIPT, name, "up"], stdout=subprocess.PIPE, text=True, check=True)
     try:
@@ -84,8 +86,8 @@ def main() -> None:
     parser.add_argument("--runners", default=",".join(CLUSTERS))
     given, options = parser.parse_known_args()
     sizes = sorted(int(size) for size in given.sizes.split(","))
-    runners = [DIRECT, ONE, *given.runners.split(",")]
-    best: dict[tuple[str, int], float] = {}
+    runners = [DIRECT, *given.runners.split(",")]
+    found: dict[tuple[str, int], list[float]] = defaultdict(list)  # by runner and size
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if given.tracks is None:
@@ -101,23 +103,28 @@ def main() -> None:
                 shutil.rmtree(folder / "warm")
                 for size, catalog in zip(sizes, catalogs, strict=True):
                     output = folder / "labels"
-                    found = seconds(catalog, output, [*own, *options])
+                    spent = seconds(catalog, output, [*own, *options])
                     if labels(output) != expected.setdefault(size, labels(output)):
                         sys.exit(f"{runner}: other rows than {DIRECT}'s")
                     shutil.rmtree(output)
-                    best[runner, size] = min(found, best.get((runner, size), found))
-                    print(f"round {number + 1}: {runner}, {size} tracks: {found:.1f} s", flush=True)
-    report(best, runners, sizes)
+                    found[runner, size].append(spent)
+                    print(f"round {number + 1}: {runner}, {size} tracks: {spent:.1f} s", flush=True)
+    report(found, runners, sizes)
 
 
-def report(best: dict[tuple[str, int], float], runners: list[str], sizes: list[int]) -> None:
+def report(found: dict[tuple[str, int], list[float]], runners: list[str], sizes: list[int]) -> None:
     small, large = sizes[0], sizes[-1]
-    marginal = {r: (best[r, large] - best[r, small]) / (large - small) for r in runners}
+    marginal = {
+        runner: median(map(operator.sub, found[runner, large], found[runner, small]))
+        / (large - small)
+        for runner in runners
+    }
     print(f"| runner | {small} tracks, s | {large} tracks, s | marginal, ms a track | ratio |")
     print("|---|---|---|---|---|")
     for runner in runners:
         print(
-            f"| {runner} | {best[runner, small]:.1f} | {best[runner, large]:.1f} | "
+            f"| {runner} | {median(found[runner, small]):.1f} | "
+            f"{median(found[runner, large]):.1f} | "
             f"{1e3 * marginal[runner]:.0f} | {marginal[runner] / marginal[DIRECT]:.2f} |"
         )
 

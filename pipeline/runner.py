@@ -57,8 +57,6 @@ def _check_known(args: list[str]) -> None:
 
 def threads_per_worker(config: LabelConfig) -> int:
     """PyTorch's threads in each worker process."""
-    if config.runner == "PrismRunner":
-        return choose_threads(available_cores(), 1)  # it starts a single worker process
     if config.runner != "DirectRunner":
         return 1  # clusters start one worker process per core
     return choose_threads(available_cores(), config.workers)

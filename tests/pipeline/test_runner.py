@@ -101,7 +101,6 @@ def test_runners_that_beam_has(name):
         (["--workers=8"], 1),
         (["--workers=20"], 1),
         (["--workers=1", "--runner=FlinkRunner"], 1),
-        (["--workers=1", "--runner=PrismRunner"], 8),  # which has a single worker process
     ],
 )
 def test_threads_never_exceed_the_cores(monkeypatch, options, threads):
