@@ -26,8 +26,9 @@ Usage:
   deploy/local_cluster.sh flink|spark jar           of that only Beam's job server, for an image
 
 up prints the options with which pipeline.main labels on the cluster. All downloads are pinned by
-version and checksum (in deploy/requirements, deploy/job_servers and deploy/prism) and kept; nothing
-listens beyond 127.0.0.1.
+version and checksum (in deploy/requirements, deploy/job_servers and deploy/prism) and kept. Flink and
+Spark listen on 127.0.0.1 alone; Prism, whose program has no option for it, on all interfaces: whoever
+reaches its port can start programs here.
 
 Environment:
   WORKERS               Flink TaskManagers or Spark workers, one core each (default: 2)
@@ -73,7 +74,7 @@ fetch_from_pypi() { # NAME [PIP OPTIONS...]: what deploy/requirements/NAME.txt p
 
 build_job_server() { # NAME KIND: Beam's job server in one jar, by Maven's own client
   local name=$1 jar=$JARS/$2-job-server.jar pom=$HERE/job_servers/$1 new=$CACHE/.building-$1
-  if [[ -f $jar && $jar -nt $pom/pom.xml ]]; then return; fi
+  if [[ -f $jar && $jar -nt $pom/pom.xml && $jar -nt $pom/jars.sha256 ]]; then return; fi
   need mvn 'install Maven (Debian, Ubuntu: apt-get install maven)'
   say "building the job server for $name from Maven Central, once"
   rm -rf -- "$new"

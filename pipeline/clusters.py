@@ -91,9 +91,10 @@ def _flink(given: argparse.Namespace) -> list[str]:
 
 
 def _default_parallelism(master: str, overview: dict[str, Any]) -> int:
-    """What the cluster's configuration says, or all of its slots."""
+    """What the cluster's configuration says, or all of its slots: 1 is as Flink comes."""
     settings = {entry["key"]: entry["value"] for entry in ask(master, "jobmanager/config")}
-    return int(settings.get("parallelism.default", overview["slots-total"]))
+    configured = int(settings.get("parallelism.default", 1))
+    return configured if configured > 1 else int(overview["slots-total"])
 
 
 def _spark(given: argparse.Namespace) -> list[str]:
@@ -157,6 +158,8 @@ def _installed(name: str, otherwise: str) -> str:
 
 def _in_java(given: argparse.Namespace, kind: str, option: str) -> list[str]:
     """What the runners in Java share: Beam's job server, and workers that outlive a stage."""
+    if given.job_endpoint is not None:
+        return []
     if shutil.which("java") is None:
         raise UsageError(
             f"--runner={option.capitalize()}Runner needs Java 11 or 17 for Beam's job server: "

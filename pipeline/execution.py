@@ -18,7 +18,7 @@ from pipeline.graph import LabelJob, build_pipeline
 from pipeline.progress import Progress
 from pipeline.runner import Interrupts, beam_options, make_runner
 from transforms import errors
-from transforms.errors import CatalogError, ClusterError
+from transforms.errors import CatalogError, ClusterError, StageError
 from transforms.journal import count_rows
 
 _RAISED = re.compile(
@@ -45,8 +45,8 @@ def run_graph(job: LabelJob) -> Any:
     """
     options = beam_options(job.config)
     run_id = job.provenance.run_id
-    if options.view_as(GoogleCloudOptions).job_name is None:
-        options.view_as(GoogleCloudOptions).job_name = job_name(run_id)
+    cloud = options.view_as(GoogleCloudOptions)
+    cloud.job_name = job_name(run_id, cloud.job_name)
     progress = Progress(lambda: count_rows(job.journal), style=job.config.progress)
     for handler in logging.root.handlers:
         handler.addFilter(_is_news)
@@ -68,7 +68,7 @@ def run_graph(job: LabelJob) -> Any:
             ) from error
         except CatalogError as error:  # of a stage in this process
             message, _, _ = str(error).partition(" [while running ")
-            raise type(error)(message) from error
+            raise _again(type(error), message) from error
     if state != PipelineState.DONE:
         raise ClusterError(f"--runner={job.config.runner}: the job ended as {state}; {_LOST}")
     return result
@@ -77,10 +77,11 @@ def run_graph(job: LabelJob) -> Any:
 def _start(pipeline: beam.Pipeline, runner: str) -> Any:
     try:
         return pipeline.run()
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, grpc.FutureTimeoutError) as error:
         if runner == "DirectRunner" or _own_error(str(error)):
             raise
-        line = " ".join(str(error).split())
+        no_answer = isinstance(error, grpc.FutureTimeoutError)
+        line = "no job server answers" if no_answer else " ".join(str(error).split())
         raise ClusterError(f"--runner={runner} could not start the job: {line}") from error
 
 
@@ -99,10 +100,16 @@ def _told(error: RuntimeError, runner: str) -> CatalogError | None:
 def _own_error(text: str) -> CatalogError | None:
     """The error of this project that a worker ended with, out of the traceback that Beam passes."""
     for name, message in reversed(_RAISED.findall(text)):
-        if own := _OWN.match(name):
-            kind: type[CatalogError] = getattr(errors, own[1])
-            return kind(message)
+        own = _OWN.match(name)
+        kind = getattr(errors, own[1], None) if own else None
+        if kind is not None:
+            return _again(kind, message)
     return None
+
+
+def _again(kind: type[CatalogError], message: str) -> CatalogError:
+    """An error of a kind with another message; StageError takes more than that."""
+    return CatalogError(message) if issubclass(kind, StageError) else kind(message)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

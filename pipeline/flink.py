@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+from urllib.error import HTTPError
 
 from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
@@ -18,6 +19,7 @@ from transforms.errors import ClusterError, UsageError
 
 _ANSWER_SECONDS = 5.0
 _CANCEL_SECONDS = 60.0
+_LOOK_SECONDS = 0.5
 _OVER = frozenset({"FINISHED", "CANCELED", "FAILED"})
 
 
@@ -50,22 +52,22 @@ def ask(master: str, path: str, method: str = "GET") -> Any:
         ) from error
 
 
-def job_name(run_id: str) -> str:
+def job_name(run_id: str, given: str | None = None) -> str:
     """What a run is called on its cluster: lower case, as Dataflow wants it."""
-    return f"catalog-labels-{run_id.lower()}"
+    return f"{given or 'catalog-labels'}-{run_id.lower()}"
 
 
-def jobs_at_work(master: str, names: set[str]) -> dict[str, str]:
-    """Names, by id, of the jobs that have one of these names and are not over."""
-    jobs = ask(master, "jobs/overview")["jobs"]
+def jobs_at_work(master: str, run_ids: Iterable[str]) -> dict[str, str]:
+    """Names, by id, of the jobs of these runs that are not over."""
+    ends = tuple(f"-{run_id.lower()}" for run_id in run_ids)
     return {
         job["jid"]: job["name"]
-        for job in jobs
-        if job["name"] in names and job["state"] not in _OVER
+        for job in ask(master, "jobs/overview")["jobs"]
+        if job["name"].endswith(ends) and job["state"] not in _OVER
     }
 
 
-def cancel_jobs(options: PipelineOptions, run_ids: Iterable[str]) -> list[str]:
+def cancel_jobs(options: PipelineOptions, run_ids: Sequence[str]) -> list[str]:
     """Cancel the jobs of these runs and wait for their end.
 
     Neither Beam's job server nor Flink does, when an interrupted client asks for it or is gone.
@@ -83,18 +85,27 @@ def cancel_jobs(options: PipelineOptions, run_ids: Iterable[str]) -> list[str]:
         If the cluster does not answer.
     """
     master = options.view_as(FlinkRunnerOptions).flink_master
-    names = set(map(job_name, run_ids))
-    if not names or options.view_as(StandardOptions).runner != "FlinkRunner" or master[:1] == "[":
+    on_flink = options.view_as(StandardOptions).runner == "FlinkRunner" and master[:1] != "["
+    if not run_ids or not on_flink:
         return []
-    found = jobs_at_work(master, names)
+    found = jobs_at_work(master, run_ids)
     for job_id in found:
-        ask(master, f"jobs/{job_id}", "PATCH")
+        _cancel(master, job_id)
     end = time.monotonic() + _CANCEL_SECONDS
-    while still := jobs_at_work(master, names):
+    while still := jobs_at_work(master, run_ids):
         if time.monotonic() > end:
             raise ClusterError(
                 f"--flink_master={master}: job {', '.join(still)} was cancelled and does not end; "
                 "end it there before the next run"
             )
-        time.sleep(0.5)
+        time.sleep(_LOOK_SECONDS)
     return sorted(set(found.values()))
+
+
+def _cancel(master: str, job_id: str) -> None:
+    try:
+        ask(master, f"jobs/{job_id}", "PATCH")
+    except UsageError as error:
+        if not isinstance(error.__cause__, HTTPError):
+            raise
+        # It has ended meanwhile: Flink answers 404 or 409.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import re
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -90,6 +92,26 @@ def resources(job: LabelJob) -> dict[str, Any]:
     }
 
 
+_SECRET = re.compile(r"secret|token|password|key|credential", re.IGNORECASE)
+_HIDDEN = "(hidden)"
+
+
+def without_secrets(args: Sequence[str]) -> list[str]:
+    """Beam's options, ``--name=value`` or ``--name value``, without the values of credentials."""
+    shown: list[str] = []
+    hide = False  # what follows
+    for arg in args:
+        name, equals, _ = arg.partition("=")
+        is_option = arg.startswith("--")
+        secret = is_option and _SECRET.search(name) is not None
+        if secret and equals:
+            shown.append(f"{name}={_HIDDEN}")
+        else:
+            shown.append(_HIDDEN if hide and not is_option else arg)
+        hide = secret and not equals
+    return shown
+
+
 def run_json(
     job: LabelJob,
     *,
@@ -103,6 +125,8 @@ def run_json(
 ) -> dict[str, Any]:
     """Everything that runs/RUN_ID.json states."""
     front_end = dataclasses.asdict(job.checkpoint.front_end)
+    config = dataclasses.asdict(job.config)
+    config["beam_args"] = without_secrets(job.config.beam_args)
     return {
         "run_id": job.provenance.run_id,
         "status": status,
@@ -111,7 +135,7 @@ def run_json(
         "seconds": round(seconds, 3),
         "pipeline_version": job.provenance.pipeline_version,
         "versions": versions(),
-        "config": dataclasses.asdict(job.config),
+        "config": config,
         "resources": resources(job),
         "model": {
             "folder": str(job.checkpoint.folder),

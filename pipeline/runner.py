@@ -87,8 +87,8 @@ def check_runner(name: str, options: PipelineOptions) -> None:
 
 def only_template(config: LabelConfig) -> bool:
     """Whether a run is a template for Dataflow, which starts the job after this program's end."""
-    options = PipelineOptions(list(config.beam_args))
-    return options.view_as(GoogleCloudOptions).template_location is not None
+    options = PipelineOptions(list(config.beam_args)).view_as(GoogleCloudOptions)
+    return config.runner == "DataflowRunner" and options.template_location is not None
 
 
 def make_runner(config: LabelConfig, options: PipelineOptions) -> PipelineRunner | str:

@@ -65,9 +65,9 @@ def commit_count(folder: str, kind: Kind, count: int) -> None:
     commit(f"{folder}/{kind}-{count:06d}-{uuid.uuid4().hex}.count", b"counted\n")
 
 
-def read_segment(path: str) -> pa.Table:
-    """The rows of a segment."""
-    return pq.read_table(pa.BufferReader(read_file(path)))
+def read_segment(path: str, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a segment, or some of their columns."""
+    return pq.read_table(pa.BufferReader(read_file(path)), columns=columns)
 
 
 def list_segments(folder: str) -> list[tuple[str, str, int]]:

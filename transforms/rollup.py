@@ -37,6 +37,7 @@ from transforms.stage_metrics import FAILURES, StageMeter
 
 STAGE = "RollUp"
 _PARTS = "parts"
+_PART_WINDOWS = 64
 _MAX_OPEN = 16  # tracks whose windows wait; more than one only where a window failed
 
 
@@ -160,6 +161,14 @@ def incomplete(windows: Sequence[WindowPrediction]) -> Failure:
     return Failure(windows[0].track, STAGE, Reason.INCOMPLETE, message, size_bytes)
 
 
+def small_parts(
+    uri: str, windows: Sequence[WindowPrediction]
+) -> Iterator[tuple[str, Sequence[WindowPrediction]]]:
+    """Cut what crosses a shuffle: a track of days has thousands of windows."""
+    for start in range(0, len(windows), _PART_WINDOWS):
+        yield uri, windows[start : start + _PART_WINDOWS]
+
+
 class _AssembleDoFn(beam.DoFn):  # type: ignore[misc]
     """Windows to rows as soon as a track is whole; what is not, part by part, by uri."""
 
@@ -182,11 +191,13 @@ class _AssembleDoFn(beam.DoFn):  # type: ignore[misc]
                 lambda: [track_rows(windows, self._rule, self._provenance)]
             )
         while len(self._open) > _MAX_OPEN:
-            yield beam.pvalue.TaggedOutput(_PARTS, self._open.popitem(last=False))
+            for part in small_parts(*self._open.popitem(last=False)):
+                yield beam.pvalue.TaggedOutput(_PARTS, part)
 
     def finish_bundle(self) -> Iterator[Any]:
-        for part in self._open.items():
-            yield beam.pvalue.TaggedOutput(_PARTS, GlobalWindows.windowed_value(part))
+        for uri, windows in self._open.items():
+            for part in small_parts(uri, windows):
+                yield beam.pvalue.TaggedOutput(_PARTS, GlobalWindows.windowed_value(part))
 
 
 class _JoinDoFn(beam.DoFn):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.journal import list_segments, read_segment
-from transforms.records import Track
+from transforms.records import LISTING_COLUMN, Track
 from transforms.storage.publish import listing_key, listing_keys
 from transforms.storage.slices import begin_slice, read_slice, slice_size, write_slice
 
@@ -56,48 +56,63 @@ class _WriteDoFn(beam.DoFn):  # type: ignore[misc]
             yield GlobalWindows.windowed_value(self._write())
 
 
-def finished_listings(journal: str) -> set[bytes]:
-    """Keys of the listings whose tracks are whole in a journal.
+class Finished:
+    """The listings whose tracks are whole in a journal.
 
-    Raises
-    ------
-    StorageError
-        If a segment cannot be read.
+    Parameters
+    ----------
+    journal : str
     """
-    tracks = (path for path, kind, _ in list_segments(journal) if kind == "tracks")
-    return {key for path in tracks for key in listing_keys(read_segment(path))}
 
+    def __init__(self, journal: str) -> None:
+        self._journal = journal
+        self._read: set[str] = set()  # segments
+        self._keys: set[bytes] = set()
 
-def is_finished(track: Track, finished: set[bytes]) -> bool:
-    """Whether all listings of a track and its copies are among the finished ones."""
-    return all(
-        listing_key(member.uri, number) in finished
-        for member in track.members
-        for number in range(len(member.listings))
-    )
+    def look(self) -> None:
+        """Read the segments that have come since the last time.
+
+        Raises
+        ------
+        StorageError
+            If one cannot be read.
+        """
+        tracks = {path for path, kind, _ in list_segments(self._journal) if kind == "tracks"}
+        for path in tracks - self._read:
+            self._keys.update(listing_keys(read_segment(path, ["uri", LISTING_COLUMN])))
+        self._read |= tracks
+
+    def has(self, track: Track) -> bool:
+        """Whether all listings of a track and its copies are among them."""
+        return all(
+            listing_key(member.uri, number) in self._keys
+            for member in track.members
+            for number in range(len(member.listings))
+        )
 
 
 class _ReadDoFn(beam.DoFn):  # type: ignore[misc]
     """The path of a slice to its tracks, those that are not in the journal if it is read again."""
 
-    _finished: set[bytes] | None  # of the bundle, as soon as a slice is read again
+    _looked: bool  # in the bundle
 
     def __init__(self, stage: str, journal: str) -> None:
-        self._journal = journal
+        self._finished = Finished(journal)
         self._again = Metrics.counter(stage, AGAIN_METRIC)
 
     def start_bundle(self) -> None:
-        self._finished = None
+        self._looked = False
 
     def process(self, path: str) -> Iterator[Track]:
         if begin_slice(path):
             yield from read_slice(path)
             return
         self._again.inc()
-        if self._finished is None:
-            self._finished = finished_listings(self._journal)
+        if not self._looked:
+            self._finished.look()
+            self._looked = True
         for track in read_slice(path):
-            if not is_finished(track, self._finished):
+            if not self._finished.has(track):
                 yield track
 
 

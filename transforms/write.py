@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 
-from transforms.errors import StorageError
 from transforms.journal import Journal, Kind, list_segments
 from transforms.records import (
     WINDOWS_COLUMN,
@@ -27,7 +26,7 @@ from transforms.storage.publish import Outcome, publish
 
 
 class _PublishDoFn(beam.DoFn):  # type: ignore[misc]
-    """Publish the journal, also what a worker left there before it died."""
+    """Publish what was journalled, also the tracks that a worker finished before it died."""
 
     def __init__(self, journal: str, target: Target, predictions: pa.Schema) -> None:
         self._journal = journal
@@ -35,10 +34,10 @@ class _PublishDoFn(beam.DoFn):  # type: ignore[misc]
         self._predictions = predictions
 
     def process(self, _impulse: bytes, paths: Iterable[str]) -> Iterator[tuple[Outcome, int]]:
-        found = [path for path, _, _ in list_segments(self._journal)]
-        if missing := set(paths) - set(found):
-            raise StorageError(f"{min(missing)} is gone; start the run again to go on")
-        yield from publish(found, self._target, self._predictions).items()
+        # What a dead worker failed at is told, or labelled, by the one that did it again.
+        finished = {path for path, kind, _ in list_segments(self._journal) if kind == "tracks"}
+        all_paths = sorted(finished.union(paths))
+        yield from publish(all_paths, self._target, self._predictions).items()
 
 
 @dataclass

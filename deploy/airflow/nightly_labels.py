@@ -44,8 +44,6 @@ class LabelOperator(BaseOperator):
     command : list of str
     """
 
-    template_fields = ("command",)
-
     def __init__(self, *, command: list[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.command = command
@@ -59,7 +57,7 @@ class LabelOperator(BaseOperator):
             raise AirflowException("pipeline.main failed; the next try goes on from its journal")
         if status != 0:
             # 2, a wrong call, stays one. 3, too many failures: the same files fail again. Killed by
-            # a signal: its job may still be on a cluster, where it must be cancelled first.
+            # a signal, mostly for memory: somebody should have a look.
             raise AirflowFailException(f"pipeline.main ended with status {status}: no other try")
         return before
 

@@ -85,21 +85,33 @@ def assert_undisturbed(run: Run, undisturbed: Run) -> None:
     assert counts["listed"] == TRACKS + 2 == counts["labelled"] + counts["failed"]
 
 
+def assert_work_was_repeated(run: Run) -> None:
+    """The fault was one, and what was finished before it was not done again."""
+    assert run.record["stages"]["ReadFiles"]["slices_read_again"] > 0
+    assert run.record["stages"]["Decode"]["elements_out"] < len(run.rows("windows"))
+
+
 def test_an_sdk_worker_is_killed_on_flink(flink, options, undisturbed, tmp_path) -> None:
     def kill() -> None:
         manager = process_of(flink, "flink-taskmanager-1")
         os.kill(wait_until(lambda: sdk_workers(manager), "an SDK worker")[0], signal.SIGKILL)
 
-    assert_undisturbed(disturbed(flink, tmp_path / "out", options, kill), undisturbed)
+    run = disturbed(flink, tmp_path / "out", options, kill)
+    assert_undisturbed(run, undisturbed)
+    assert_work_was_repeated(run)
 
 
 def test_a_taskmanager_is_killed_and_the_other_takes_over(
     flink, options, undisturbed, tmp_path
 ) -> None:
-    def kill() -> None:
-        os.killpg(process_of(flink, "flink-taskmanager-1"), signal.SIGKILL)
+    """The Java process alone: its SDK workers see that it is gone."""
 
-    assert_undisturbed(disturbed(flink, tmp_path / "out", options, kill), undisturbed)
+    def kill() -> None:
+        os.kill(process_of(flink, "flink-taskmanager-1"), signal.SIGKILL)
+
+    run = disturbed(flink, tmp_path / "out", options, kill)
+    assert_undisturbed(run, undisturbed)
+    assert_work_was_repeated(run)
 
 
 def test_a_spark_worker_is_killed(spark, options, undisturbed, tmp_path) -> None:

@@ -102,6 +102,13 @@ def test_flink_gets_what_its_cluster_has(machine, flink) -> None:
     }
 
 
+def test_a_parallelism_of_one_is_as_flink_comes(flink, monkeypatch) -> None:
+    monkeypatch.setitem(CONFIG[0], "key", "parallelism.default")
+    monkeypatch.setitem(CONFIG[0], "value", "1")
+    found = as_dict(cluster_options("FlinkRunner", [f"--flink_master={flink}"]))
+    assert (found["parallelism"], found["sdk_worker_parallelism"]) == ("8", "4")
+
+
 def test_flinks_own_parallelism_goes_before_its_slots(flink, monkeypatch) -> None:
     monkeypatch.setitem(CONFIG[0], "key", "parallelism.default")
     monkeypatch.setitem(CONFIG[0], "value", "3")

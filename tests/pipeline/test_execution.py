@@ -12,7 +12,7 @@ from pipeline import job as job_module
 from pipeline.execution import run_graph
 from pipeline.options import parse_options
 from tests.audio_files import noise, write_soundfile
-from transforms.errors import CatalogError, ClusterError
+from transforms.errors import CatalogError, ClusterError, UsageError
 
 TRACE = (
     "java.lang.RuntimeException: Error received from SDK harness for instruction 14: "
@@ -73,6 +73,25 @@ def test_a_job_that_cannot_be_started(prepared, monkeypatch, error, line):
     failing(monkeypatch, error)
     with pytest.raises(ClusterError, match=f"^--runner=PrismRunner:? {line}"):
         run_graph(on_cluster(prepared))
+
+
+def test_a_job_server_that_does_not_answer(prepared):
+    job = on_cluster(prepared)
+    given = (*job.config.beam_args, "--job_server_timeout=1")
+    job = dataclasses.replace(job, config=dataclasses.replace(job.config, beam_args=given))
+    with pytest.raises(ClusterError, match="PrismRunner could not start .*no job server answers"):
+        run_graph(job)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("StageError", CatalogError), ("UsageError", UsageError), ("NoSuchError", ClusterError)],
+)
+def test_errors_that_are_not_made_of_a_message_alone(prepared, monkeypatch, name, told):
+    failing(monkeypatch, RuntimeError(TRACE.format(f"transforms.errors.{name}")))
+    with pytest.raises(CatalogError, match="full: 3") as caught:
+        run_graph(on_cluster(prepared))
+    assert type(caught.value) is told
 
 
 class _Ended:

@@ -52,13 +52,17 @@ def test_a_record_that_cannot_be_written_hides_no_error(prepared, monkeypatch, c
     assert line == "the run's record stays as it is: the record cannot be written"
 
 
-def test_a_template_leaves_its_rows_to_the_next_run(tmp_path, tiny_checkpoint, capsys):
+def test_a_template_leaves_its_rows_to_the_next_run(
+    tmp_path, tiny_checkpoint, capsys, monkeypatch
+):
     """Dataflow's template is stood in for by DirectRunner, which labels and knows no templates."""
     write_soundfile(tmp_path / "a.flac", noise(1.0, 22_050, 1, 0), 22_050, "FLAC", "PCM_16")
     call = [f"--input={tmp_path / 'a.flac'}", f"--output={tmp_path / 'out'}",
             f"--model={tiny_checkpoint}", "--workers=1", "--progress=none"]  # fmt: skip
-    template = job_module.prepare(parse_options([*call, "--template_location=gs://b/t"]))
-    assert job_module.run(template) == 0
+    template = job_module.prepare(parse_options(call))
+    with monkeypatch.context() as patched:
+        patched.setattr(job_module, "only_template", lambda config: True)
+        assert job_module.run(template) == 0
     assert "without --template_location closes its books" in capsys.readouterr().out
     closing = job_module.prepare(parse_options(call))
     assert job_module.run(closing) == 0

@@ -45,6 +45,31 @@ def test_stage_timings_are_of_our_stages_in_their_order():
     assert list(timings) == ["Decode", "RunInference", "RollUp"]
 
 
+def test_credentials_are_not_written_down():
+    given = ["--s3_secret_access_key=abc", "--s3_region_name=eu", "--azure_token", "abc",
+             "--password", "--parallelism=2", "abc"]  # fmt: skip
+    assert run_record.without_secrets(given) == [
+        "--s3_secret_access_key=(hidden)", "--s3_region_name=eu", "--azure_token", "(hidden)",
+        "--password", "--parallelism=2", "abc",
+    ]  # fmt: skip
+
+
+def test_what_each_worker_did():
+    found = {
+        "counters": [
+            metric("Worker/b/7/8", "tracks", 3),
+            metric("Worker/a/7/9", "audio_milliseconds", 1000),
+            metric("Worker/a/7/9", "tracks", None),
+            metric("Decode", "tracks", 5),
+        ]
+    }
+    result = SimpleNamespace(metrics=lambda: SimpleNamespace(query=lambda: found))
+    assert run_record.worker_shares(result) == [
+        {"host": "a", "parent_pid": 7, "pid": 9, "audio_milliseconds": 1000, "tracks": 0},
+        {"host": "b", "parent_pid": 7, "pid": 8, "tracks": 3},
+    ]
+
+
 def test_versions_are_those_installed():
     versions = run_record.versions()
     assert versions["numpy"] == metadata.version("numpy")

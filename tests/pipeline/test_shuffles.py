@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import apache_beam as beam
 import pytest
 from apache_beam.metrics import Metrics
@@ -12,6 +14,8 @@ from pipeline.job import prepare
 from pipeline.options import parse_options
 from pipeline.runner import beam_options, make_runner
 from tests.audio_files import noise, write_soundfile
+from transforms import preprocess
+from transforms.errors import Reason, StageError
 
 LARGEST_BYTES = 1_000_000
 NAMESPACE = "test_shuffles"
@@ -49,20 +53,13 @@ def measured(pcollection, name):
     pcollection | f"Measure/{name}" >> beam.ParDo(_Measure(name, coder))
 
 
-@pytest.fixture(scope="module")
-def largest(tiny_checkpoint, tmp_path_factory):
-    """Bytes of the largest element in front of each shuffle, of a run over long tracks."""
-    music = tmp_path_factory.mktemp("music")
-    for number in range(3):
-        write_soundfile(music / f"{number}.flac", noise(60.0, 44_100, 2, number), 44_100, "FLAC",
-                        "PCM_16")  # fmt: skip
-    (music / "copy.flac").write_bytes((music / "0.flac").read_bytes())
-    (music / "text.mp3").write_text("no music")
-    given = [f"--input={music}", f"--output={tmp_path_factory.mktemp('out')}", "--workers=1",
-             f"--model={tiny_checkpoint}", "--embeddings", "--window_seconds=30"]  # fmt: skip
+def sizes(folder, model, *options):
+    """The distribution of bytes of the elements in front of each shuffle, of a run on a folder."""
+    given = [f"--input={folder}", f"--output={folder}/out", "--workers=1", f"--model={model}",
+             "--embeddings", *options]  # fmt: skip
     config = parse_options(given)
-    options = beam_options(config)
-    pipeline = beam.Pipeline(runner=make_runner(config, options), options=options)
+    beam_given = beam_options(config)
+    pipeline = beam.Pipeline(runner=make_runner(config, beam_given), options=beam_given)
     build_pipeline(pipeline, prepare(config))
     found = _Inputs()
     pipeline.visit(found)
@@ -71,16 +68,49 @@ def largest(tiny_checkpoint, tmp_path_factory):
     result = pipeline.run()
     result.wait_until_finish()
     spread = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(NAMESPACE))
-    return {item.key.metric.name: item.result.max for item in spread["distributions"]}
+    return {item.key.metric.name: item.result for item in spread["distributions"]}
 
 
-def test_a_window_of_audio_would_be_seen(largest):
+@pytest.fixture(scope="module")
+def long_windows(tiny_checkpoint, tmp_path_factory):
+    music = tmp_path_factory.mktemp("music")
+    for number in range(3):
+        write_soundfile(music / f"{number}.flac", noise(60.0, 44_100, 2, number), 44_100, "FLAC",
+                        "PCM_16")  # fmt: skip
+    (music / "copy.flac").write_bytes((music / "0.flac").read_bytes())
+    (music / "text.mp3").write_text("no music")
+    return sizes(music, tiny_checkpoint, "--window_seconds=30")
+
+
+@pytest.fixture(scope="module")
+def many_windows(tiny_checkpoint, tmp_path_factory):
+    """A window that fails leaves its track in parts, which meet behind a shuffle."""
+    music = tmp_path_factory.mktemp("music")
+    write_soundfile(music / "a.wav", noise(360.0, 8_000, 1, 0), 8_000, "WAV", "FLOAT")
+    calls = itertools.count()
+
+    def refuse_one(samples):
+        if next(calls) == 100:
+            raise StageError(Reason.INVALID_SAMPLES, "made up")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "check_samples", refuse_one)
+        return sizes(music, tiny_checkpoint, "--window_seconds=0.2")
+
+
+def test_a_window_of_audio_would_be_seen(long_windows):
     """30 s of 44,100 float32 samples: the measure tells what must not cross a shuffle."""
-    assert largest["windows"] > 30 * 44_100 * 4 > LARGEST_BYTES
+    assert long_windows["windows"].max > 30 * 44_100 * 4 > LARGEST_BYTES
 
 
-def test_nothing_large_crosses_a_shuffle(largest):
-    shuffles = {name: size for name, size in largest.items() if name != "windows"}
-    assert {"ReadFiles/ByUri", "ReadFiles/BySize"} <= shuffles.keys()
-    assert any("Spread" in name for name in shuffles)
-    assert max(shuffles.values()) < LARGEST_BYTES, shuffles
+def test_parts_of_a_long_track_would_be_seen(many_windows):
+    assert many_windows["RollUp/ByUri"].sum > LARGEST_BYTES
+
+
+@pytest.mark.parametrize("run", ["long_windows", "many_windows"])
+def test_nothing_large_crosses_a_shuffle(run, request):
+    found = request.getfixturevalue(run)
+    largest = {name: spread.max for name, spread in found.items() if name != "windows"}
+    assert {"ReadFiles/ByUri", "ReadFiles/BySize"} <= largest.keys()
+    assert any("Spread" in name for name in largest)
+    assert max(largest.values()) < LARGEST_BYTES, largest

@@ -26,6 +26,7 @@ from transforms.records import (
 )
 from transforms.rollup import (
     failure_rows,
+    small_parts,
     track_rows,
 )
 from transforms.scores import (
@@ -333,3 +334,12 @@ def test_rows_are_what_the_schemas_say():
         for column in {"labelled_at", "failed_at"} & set(schema.names):
             assert table[column].to_pylist() == [row[column] for row in found]
             assert table[column].to_pylist()[0].utcoffset() == dt.timedelta(0)
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
+def test_parts_of_a_track_are_small_and_together_all_of_it(count):
+    windows = [predicted(1.0, index=index) for index in range(count)]
+    parts = list(small_parts("a.mp3", windows))
+    assert {uri for uri, _ in parts} == {"a.mp3"}
+    assert max(len(part) for _, part in parts) <= 64
+    assert [window.window_index for _, part in parts for window in part] == list(range(count))

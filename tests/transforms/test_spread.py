@@ -10,7 +10,7 @@ import pytest
 
 from transforms.journal import commit_segment
 from transforms.records import LISTING_COLUMN, Listing, Track
-from transforms.spread import AGAIN_METRIC, Spread, _ReadDoFn, finished_listings, is_finished
+from transforms.spread import AGAIN_METRIC, Finished, Spread, _ReadDoFn
 
 SCHEMA = pa.schema([("uri", pa.string()), (LISTING_COLUMN, pa.int64())])
 LISTINGS = (Listing("1", {}), Listing("2", {}))
@@ -84,5 +84,9 @@ def test_a_slice_that_is_read_again_comes_without_the_finished_ones(tmp_path):
     ],
 )
 def test_a_track_is_finished_with_all_its_listings_and_copies(tmp_path, track, listings, finished):
+    found = Finished(str(tmp_path))
+    found.look()
+    assert not found.has(track)
     finish(tmp_path, *listings)
-    assert is_finished(track, finished_listings(str(tmp_path))) == finished
+    found.look()
+    assert found.has(track) == finished

@@ -21,8 +21,17 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from tests.rows import LABELS, PROVENANCE, labelled_rows, track
 from transforms.errors import Reason
-from transforms.journal import count_rows, list_segments
-from transforms.records import Failure, Listing, PredictionRow, Track, schema_of
+from transforms.journal import commit_segment, count_rows, list_segments
+from transforms.records import (
+    Failure,
+    FailureRow,
+    Listing,
+    PredictionRow,
+    Track,
+    journal_schema,
+    schema_of,
+)
+from transforms.rollup import failure_rows
 from transforms.storage.dataset import Target
 from transforms.write import WriteToParquet
 
@@ -184,6 +193,20 @@ def test_published_counts_are_given(tmp_path):
             [(("labelled", "jazz"), 3), (("failed", "corrupt"), 2), (("failed", "incomplete"), 2)]
         ),
     )
+
+
+def test_a_dead_worker_s_finished_tracks_are_published_and_its_failures_are_not(tmp_path):
+    """Another worker does again what it had in work, but for the finished tracks."""
+    folder, rows = f"{tmp_path}/journal/run", journal_schema(SCHEMA)
+    (before,) = tracks(1, "run", first=5)
+    commit_segment(folder, "tracks", [before], rows)
+    commit_segment(folder, "tracks", tracks(1, "run"), rows)  # done again all the same
+    failed = failure_rows(failures("5", "x.mp3")[1], dataclasses.replace(PROVENANCE, run_id="run"))
+    commit_segment(folder, "failures", failed, journal_schema(schema_of(FailureRow)))
+    write(tmp_path, "run", tracks=tracks(2, "run"), check=equal_to([(("labelled", "jazz"), 3)]))
+    found = ds.dataset(str(tmp_path / "predictions")).to_table()["uri"].to_pylist()
+    assert sorted(found) == ["/müsic/0.flac", "/müsic/1.flac", "/müsic/5.flac"]
+    assert ds.dataset(str(tmp_path / "failures")).count_rows() == 0
 
 
 def test_no_results_give_datasets_that_can_be_queried(tmp_path):
