@@ -82,7 +82,8 @@ build_job_server() { # NAME KIND: Beam's job server in one jar, by Maven's own c
   cp -- "$pom/pom.xml" "$new"
   (
     cd "$new"
-    mvn --quiet --batch-mode -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory=jars
+    mvn --quiet --batch-mode -Dstyle.color=never \
+      org.apache.maven.plugins:maven-dependency-plugin:2.8:copy-dependencies -DoutputDirectory=jars
     (cd jars && sha256sum --check --quiet --strict "$pom/jars.sha256") ||
       die "Maven brought other jars than deploy/job_servers/$name/jars.sha256 names"
     mvn --quiet --batch-mode -Dstyle.color=never package

@@ -97,6 +97,31 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def mark(path: str) -> bool:
+    """Leave a file that only says that it is there; False if it was there before.
+
+    Without fsync: to lose it in a power cut must do no harm.
+
+    Raises
+    ------
+    StorageError
+        If ``path`` cannot be written.
+    """
+    with _storage_errors(path):
+        if is_local(path):
+            try:
+                Path(path).touch(exist_ok=False)
+            except FileExistsError:
+                return False
+            return True
+        try:
+            read_file(path)
+        except FileNotFoundError:
+            commit(path, b"marked\n")  # Beam's S3 client fails on an empty object
+            return True
+        return False
+
+
 def read_file(path: str) -> bytes:
     """All of a file of the run.
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from transforms.errors import StorageError
 from transforms.records import Listing, Track
-from transforms.storage.durable import commit, read_file
+from transforms.storage.durable import commit, mark, read_file
 from transforms.storage.known import microseconds
 from transforms.storage.retry import is_storage_error
 
@@ -91,13 +91,7 @@ def begin_slice(path: str) -> bool:
     StorageError
         If the mark cannot be written.
     """
-    mark = f"{path}.begun"
-    try:
-        read_file(mark)
-    except FileNotFoundError:
-        commit(mark, b"begun\n")
-        return True
-    return False
+    return mark(f"{path}.begun")
 
 
 def _unreadable(path: str, error: Exception) -> StorageError:

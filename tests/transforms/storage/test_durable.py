@@ -19,6 +19,7 @@ from transforms.storage.durable import (
     delete_files,
     delete_tree,
     list_folder,
+    mark,
     read_file,
 )
 
@@ -59,6 +60,20 @@ def test_what_is_committed_can_be_read(folder):
     commit(f"{folder}/deep/a.bin", b"")  # in its place
     assert read_file(f"{folder}/deep/a.bin") == b""
     assert list_folder(f"{folder}/deep") == [f"{folder}/deep/a.bin"]
+
+
+def test_a_mark_is_new_once(folder):
+    commit(f"{folder}/slice", b"1")
+    assert [mark(f"{folder}/slice.begun") for _ in range(3)] == [True, False, False]
+    assert mark(f"{folder}/other.begun")
+
+
+def test_a_mark_that_cannot_be_left(tmp_path, memory_files, no_waiting):
+    with pytest.raises(StorageError, match="cannot be written"):
+        mark(f"{tmp_path}/nowhere/slice.begun")
+    MemoryFileSystem.stops.append(CodedError(403))
+    with pytest.raises(StorageError, match="status 403"):
+        mark("memtest://bucket/slice.begun")
 
 
 def test_a_file_that_is_not_there(folder):
