@@ -26,7 +26,9 @@ from transforms.errors import UsageError
 
 WORKER, JAVA = "catalog-labels-worker", "catalog-labels-java"
 _ANSWER_SECONDS = 5.0
-_KEPT_MILLISECONDS = 10_000  # SDK workers without work: from one stage to the next
+# SDK workers without work, from one stage to the next. Less than the pause in front of Flink's next
+# try: until it is over, a worker that died is kept, too, and the try fails on it.
+_KEPT_MILLISECONDS = 500
 _OPEN = ("java.lang", "java.lang.invoke", "java.math", "java.net", "java.nio", "java.text",
          "java.time", "java.util", "java.util.concurrent", "sun.nio.ch")  # fmt: skip
 _JVM = [f"--job_server_jvm_properties=--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPEN]
@@ -85,6 +87,8 @@ def _flink(given: argparse.Namespace) -> list[str]:
         found.append(f"--flink_version={version}")
     if given.parallelism is None:
         found.append(f"--parallelism={parallelism}")
+    if given.environment_cache_millis is None:
+        found.append(f"--environment_cache_millis={_KEPT_MILLISECONDS}")
     if given.sdk_worker_parallelism is None:  # of each TaskManager
         found.append(f"--sdk_worker_parallelism={math.ceil(parallelism / managers)}")
     return [*found, *_in_java(given, f"flink-{version}", "flink")]
@@ -157,7 +161,7 @@ def _installed(name: str, otherwise: str) -> str:
 
 
 def _in_java(given: argparse.Namespace, kind: str, option: str) -> list[str]:
-    """What the runners in Java share: Beam's job server, and workers that outlive a stage."""
+    """Beam's job server, which the runners in Java share."""
     if given.job_endpoint is not None:
         return []
     if shutil.which("java") is None:
@@ -166,8 +170,6 @@ def _in_java(given: argparse.Namespace, kind: str, option: str) -> list[str]:
             "install one (Debian, Ubuntu: apt-get install openjdk-17-jre-headless)"
         )
     found = list(_JVM)
-    if given.environment_cache_millis is None:
-        found.append(f"--environment_cache_millis={_KEPT_MILLISECONDS}")
     if given.job_server_java_launcher is None:
         java = _installed(JAVA, "or give --job_server_java_launcher=java")
         found.append(f"--job_server_java_launcher={java}")

@@ -76,8 +76,7 @@ def as_dict(options: list[str]) -> dict[str, str]:
 
 
 def in_java(machine: Path) -> dict[str, str]:
-    java = str(machine / "bin" / clusters.JAVA)
-    return {"job_server_java_launcher": java, "environment_cache_millis": "10000"}
+    return {"job_server_java_launcher": str(machine / "bin" / clusters.JAVA)}
 
 
 def command(machine: Path) -> str:
@@ -97,6 +96,7 @@ def test_flink_gets_what_its_cluster_has(machine, flink) -> None:
         "flink_version": "2.1",
         "parallelism": "8",
         "sdk_worker_parallelism": "4",
+        "environment_cache_millis": "500",
         "flink_job_server_jar": str(jar),
         **in_java(machine),
     }
