@@ -142,9 +142,10 @@ def run(job: LabelJob) -> int:
     """
     started = time.monotonic()
     with locked(job.config.output):
-        left = cancel_jobs(beam_options(job.config), unfinished_runs(job.config.output))
-        if left:
-            print(f"cancelled what outlived its launcher: {', '.join(left)}", file=sys.stderr)
+        if unfinished := unfinished_runs(job.config.output):
+            left = cancel_jobs(beam_options(job.config), unfinished)
+            if left:
+                print(f"cancelled what outlived its launcher: {', '.join(left)}", file=sys.stderr)
         resumed = recover(job.config.output, json_lines=job.config.format == "json")
         if resumed:
             print(f"going on from {', '.join(resumed)}", file=sys.stderr)
