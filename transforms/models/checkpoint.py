@@ -26,6 +26,8 @@ from transforms.models.front_end import (
     load_front_end,
 )
 
+VIT, SEQUENCE = "vit", "catalog_sequence"  # what config.json's model_type may be
+MODEL_TYPES = (VIT, SEQUENCE)
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 THRESHOLD_KEY = "unknown_threshold"
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -119,7 +121,7 @@ def load_checkpoint(
         With the folder, both values where two disagree, and the remedy.
     """
     folder = find_checkpoint(name)
-    config = _read_config(folder)
+    config = _read_vit_config(folder)
     front_end = _choose_front_end(folder, front_end_preset)
     front_end = front_end.changed(**(front_end_changes or {}))
     check_image_size(folder, config, front_end)
@@ -135,26 +137,39 @@ def load_checkpoint(
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, model_types: tuple[str, ...] = MODEL_TYPES) -> dict[str, Any]:
+    """What a checkpoint's config.json states.
+
+    Raises
+    ------
+    CheckpointError
+        If it is of another kind, or has no weights that may be loaded.
+    """
     path = folder / CONFIG_FILE
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(config, dict) or config.get("model_type") != "vit":
+    if not isinstance(config, dict) or config.get("model_type") not in model_types:
         kind = config.get("model_type") if isinstance(config, dict) else None
-        raise CheckpointError(f"{path}: model_type is {kind!r}; this program loads 'vit'")
+        known = " or ".join(map(repr, model_types))
+        raise CheckpointError(f"{path}: model_type is {kind!r}; this program loads {known}")
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise CheckpointError(
+            f"{folder}: no {WEIGHTS_FILE}; pickled weights are never loaded here, convert them "
+            "with python -m pipeline.convert"
+        )
+    return config
+
+
+def _read_vit_config(folder: Path) -> dict[str, Any]:
+    path, config = folder / CONFIG_FILE, read_config(folder, ("vit",))
     if config.get("problem_type") not in (None, "single_label_classification"):
         raise CheckpointError(
             f"{path}: problem_type is {config['problem_type']!r}; labels here exclude each other"
         )
     if missing := sorted({"hidden_size", "image_size", "id2label"} - config.keys()):
         raise CheckpointError(f"{path}: missing {', '.join(missing)}")
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise CheckpointError(
-            f"{folder}: no {WEIGHTS_FILE}; pickled weights are never loaded here, convert them "
-            "with python -m pipeline.convert"
-        )
     return config
 
 
@@ -254,7 +269,7 @@ def fingerprint_of(folder: Path) -> str:
     CheckpointError
         If one of them is missing.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     with (folder / WEIGHTS_FILE).open("rb") as weights:
         while chunk := weights.read(1 << 20):
