@@ -11,7 +11,7 @@ from pipeline.options import LabelConfig
 from transforms.audio.sandbox import DecoderLimits
 from transforms.books import CloseBooks
 from transforms.decode import Decode
-from transforms.inference import RunInference, ViTModelHandler
+from transforms.inference import CheckpointHandler, RunInference, make_handler
 from transforms.mel import MelSpectrogram
 from transforms.models.checkpoint import Checkpoint
 from transforms.models.vit import Device, Precision
@@ -65,13 +65,13 @@ class LabelJob:
         return schema.with_metadata({**schema.metadata, EMBEDDINGS_KEY: embeddings})
 
     @property
-    def handler(self) -> ViTModelHandler:
+    def handler(self) -> CheckpointHandler:
         """What runs the model."""
-        return ViTModelHandler(
+        return make_handler(
             self.checkpoint,
-            batch_size=self.batch_size,
             device=self.device,
             precision=self.precision,
+            batch_size=self.batch_size,
             threads=self.threads,
             embeddings=self.config.embeddings,
         )

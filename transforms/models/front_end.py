@@ -214,3 +214,38 @@ CCMUSIC_LABELS = (
     "reggae", "rock", "electronic", "folk", "latin", "rnb", "rap", "world",
 )  # fmt: skip
 """The 16 genres of the published recipe, in the order of its logits."""
+
+
+def choose_front_end(folder: Path, preset: str | None) -> FrontEnd:
+    """The front end that a checkpoint brings, or the preset for one that brings none.
+
+    Raises
+    ------
+    FrontEndError
+        If there is neither, or the two contradict each other.
+    """
+    own = None if preset and not _states_front_end(folder) else load_front_end(folder)
+    if preset is not None and preset not in PRESETS:
+        raise FrontEndError(f"--front_end={preset}: unknown; one of {', '.join(PRESETS)}")
+    if own is None and preset is None:
+        raise FrontEndError(
+            f"{folder} states no front end (no preprocessor_config.json), and a wrong one gives "
+            f"plausible wrong labels; state it with --front_end={'|'.join(PRESETS)}"
+        )
+    if own is not None and preset is not None and own != PRESETS[preset]:
+        raise FrontEndError(
+            f"{folder} brings its own front end; leave --front_end={preset} away"
+        )
+    return own or PRESETS[str(preset)]
+
+
+def _states_front_end(folder: Path) -> bool:
+    """Whether there is a front end of ours, even a damaged one, or an image processor's."""
+    path = folder / FRONT_END_FILE
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        return True  # nobody knows whose it was
+    except FileNotFoundError:
+        return False
+    return isinstance(content, dict) and content.get(TYPE_KEY) == TYPE
