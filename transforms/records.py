@@ -106,7 +106,7 @@ class LogMelWindow(Window):
     """A window as the model sees it."""
 
     content_s: float
-    image: FloatArray  # (image_height, image_width), -1 (top_db under the peak) to 1 (the peak)
+    image: FloatArray  # (image_height, image_width), -1 (top_db under the reference) to 1 (it)
     facts: TrackFacts | None = None
     made_s: float = 0.0  # time.monotonic() of its process
 
