@@ -11,6 +11,7 @@ from pipeline.options import LabelConfig
 from transforms.audio.sandbox import DecoderLimits
 from transforms.books import CloseBooks
 from transforms.decode import Decode
+from transforms.denoise import Denoiser
 from transforms.inference import CheckpointHandler, RunInference, make_handler
 from transforms.mel import MelSpectrogram
 from transforms.models.checkpoint import Checkpoint
@@ -39,6 +40,7 @@ class LabelJob:
     threads: int  # of PyTorch, in each worker process
     batch_size: int  # windows per call of the model
     limits: DecoderLimits  # of the decoding of one file
+    denoiser: Denoiser | None = None  # the enhancer that the front end names
     resumed_runs: tuple[str, ...] = ()  # interrupted ones that this one goes on with
 
     @property
@@ -128,7 +130,7 @@ def _label_windows(tracks: beam.PCollection, job: LabelJob) -> dict:  # type: ig
     """Decode to inference, fused: no shuffle and no state between these stages."""
     config, front_end = job.config, job.checkpoint.front_end
     decoded = tracks | Decode(front_end, config.min_seconds, job.limits, job.known)
-    prepared = decoded["windows"] | Preprocess(front_end)
+    prepared = decoded["windows"] | Preprocess(front_end, job.denoiser)
     images = prepared["windows"] | MelSpectrogram(front_end)
     inferred = images["windows"] | RunInference(job.handler)
     return {

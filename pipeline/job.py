@@ -25,6 +25,7 @@ from pipeline.resources import available_cores, choose_batch_size, described
 from pipeline.runner import beam_options, check_runner, only_template, threads_per_worker
 from transforms.audio.sandbox import DecoderLimits
 from transforms.books import Books, read_books
+from transforms.denoise import find_denoiser
 from transforms.errors import StorageError, UsageError
 from transforms.journal import commit_count
 from transforms.manifest import carried_schema, file_uri_path, is_local, is_manifest
@@ -54,10 +55,11 @@ def prepare(config: LabelConfig) -> LabelJob:
     options = beam_options(config)
     FileSystems.set_options(options)
     check_runner(config.runner, options)
+    changes = dict(config.front_end_changes)
+    if denoiser := find_denoiser(changes.get("denoise")):
+        changes["denoise"] = denoiser.setting
     checkpoint = load_checkpoint(
-        config.model,
-        front_end_preset=config.front_end_preset,
-        front_end_changes=config.front_end_changes,
+        config.model, front_end_preset=config.front_end_preset, front_end_changes=changes
     )
     device, precision = _resolve_arithmetic(config, checkpoint.model_type)
     check_inputs(config.inputs)
@@ -79,6 +81,7 @@ def prepare(config: LabelConfig) -> LabelJob:
         threads=threads_per_worker(config),
         batch_size=config.batch_size or choose_batch_size(gpu_bytes(device)),
         limits=DecoderLimits(config.decode_timeout_seconds, config.decode_memory_mib << 20),
+        denoiser=denoiser,
     )
 
 

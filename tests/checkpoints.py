@@ -81,8 +81,11 @@ def recogniser_front_end(**changes: Any) -> FrontEnd:
     return dataclasses.replace(PRESETS["ccmusic"], **settings)
 
 
-def random_network(settings: SequenceSettings, seed: int = 0) -> Any:
-    """A sequence network whose answers differ from frame to frame."""
+def random_network(settings: SequenceSettings, seed: int = 0, *, gain: float = 1.5) -> Any:
+    """A sequence network whose answers differ from frame to frame.
+
+    ``gain`` is what a layer multiplies an error with; over 1 a recurrent one amplifies rounding.
+    """
     import torch
 
     from transforms.models.sequence_network import SequenceNetwork
@@ -91,7 +94,8 @@ def random_network(settings: SequenceSettings, seed: int = 0) -> Any:
         torch.manual_seed(seed)
         network = SequenceNetwork(settings)
         for name, parameter in network.named_parameters():
-            wide = 0.4 if name.startswith("head") else 1.5 / parameter.shape[-1] ** 0.5
+            inputs = parameter.numel() / len(parameter)
+            wide = 0.4 if name.startswith("head") else gain / inputs**0.5
             if "norms" not in name:
                 torch.nn.init.normal_(parameter, std=wide if parameter.dim() >= 2 else 0.2)
         torch.nn.init.normal_(network.input_mean, std=0.3)

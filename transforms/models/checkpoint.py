@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transforms.errors import CheckpointError, WorkerError
+from transforms.errors import CheckpointError, FrontEndError, WorkerError
 from transforms.models.front_end import FrontEnd, choose_front_end
 
 VIT, SEQUENCE = "vit", "catalog_sequence"  # what config.json's model_type may be
@@ -41,16 +41,25 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What finds it on other machines: its path, or a shipped model's name.
-
-        The package need not be installed at the same path there.
-        """
-        return self.folder.name if self.folder.parent == SHIPPED else str(self.folder)
+        """What finds it on other machines."""
+        return name_of(self.folder)
 
 
-def shipped_models() -> list[str]:
-    """Names of the checkpoints inside the package."""
-    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
+def name_of(folder: Path) -> str:
+    """What finds a checkpoint on other machines: its path, or a shipped model's name.
+
+    The package need not be installed at the same path there.
+    """
+    return folder.name if folder.parent == SHIPPED else str(folder)
+
+
+def shipped_models(*, enhancing: bool = False) -> list[str]:
+    """Names of the checkpoints inside the package: those that label, or those that enhance."""
+    heads = {
+        path.parent.name: json.loads(path.read_text()).get("head")
+        for path in SHIPPED.glob(f"*/{CONFIG_FILE}")
+    }
+    return sorted(name for name, head in heads.items() if (head == "enhancement") == enhancing)
 
 
 def find_checkpoint(name: str) -> Path:
@@ -123,6 +132,7 @@ def load_checkpoint(
     check(folder, config)
     front_end = choose_front_end(folder, front_end_preset)
     changes = front_end_changes or {}
+    _check_denoise(folder, front_end, changes)
     if is_vit:
         front_end = front_end.changed(**changes)
         check_image_size(folder, config, front_end)
@@ -174,6 +184,16 @@ def _check_vit(folder: Path, config: dict[str, Any]) -> None:
         )
     if missing := sorted({"hidden_size", "image_size", "id2label"} - config.keys()):
         raise CheckpointError(f"{path}: missing {', '.join(missing)}")
+
+
+def _check_denoise(folder: Path, front_end: FrontEnd, changes: dict[str, Any]) -> None:
+    """Raise FrontEndError unless the enhancer that a front end states is the one that is given."""
+    given = changes.get("denoise")
+    if front_end.needs_enhancer and given != front_end.denoise:
+        raise FrontEndError(
+            f"{folder}: its front end denoises with the enhancer {front_end.denoise[6:]}; give its "
+            f"checkpoint as --denoise" + (f", not {given}" if given else "")
+        )
 
 
 def _labels(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
