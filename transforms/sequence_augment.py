@@ -57,7 +57,7 @@ def pad_sequences(
     return batch, lengths
 
 
-def _between(values: FloatArray, positions: FloatArray) -> FloatArray:
+def _between(values: FloatArray, positions: npt.NDArray[np.floating]) -> FloatArray:
     """Linear interpolation along axis 1 at positions (rows, n), clamped at the ends."""
     positions = np.clip(positions, 0, values.shape[1] - 1)
     below = np.minimum(positions.astype(np.int64), max(0, values.shape[1] - 2))
@@ -79,7 +79,7 @@ def _stretched(
     before, after = rng.integers(0, how.pad_frames + 1, (2, len(batch)))
     sounding = np.maximum(1, (lengths / rates).astype(np.int64))
     new_lengths = before + sounding + after
-    frames = np.arange(new_lengths.max())[None] - before[:, None]
+    frames = np.arange(new_lengths.max(), dtype=np.float64)[None] - before[:, None]
     inside = (frames >= 0) & (frames < sounding[:, None])
     positions = np.minimum(frames * rates[:, None], lengths[:, None] - 1.0)
     moved = _between(batch, positions)
@@ -90,7 +90,8 @@ def _curves(rows: int, bands: int, amount_db: float, rng: np.random.Generator) -
     """Random piecewise-linear curves over the bands, (rows, 1, bands)."""
     places = np.linspace(0, _KNOTS - 1, bands)
     tents = np.maximum(0, 1 - np.abs(places[None] - np.arange(_KNOTS)[:, None]))
-    return (rng.normal(0, amount_db, (rows, _KNOTS)) @ tents)[:, None].astype(np.float32)
+    curves = rng.normal(0, amount_db, (rows, _KNOTS)) @ tents
+    return np.asarray(curves[:, None], dtype=np.float32)
 
 
 def _with_floor(
@@ -143,7 +144,8 @@ def augmented_batch(
     batch, lengths = _stretched(*pad_sequences(sequences, floor_db), how, rng)
     rows, _, bands = batch.shape
     warps = np.exp(rng.uniform(-how.warp, how.warp, (rows, 1)))
-    batch = _between(batch.transpose(0, 2, 1), np.arange(bands)[None] * warps).transpose(0, 2, 1)
+    places = np.arange(bands, dtype=np.float64)[None] * warps
+    batch = _between(batch.transpose(0, 2, 1), places).transpose(0, 2, 1)
     batch = _with_floor(batch + _curves(rows, bands, how.eq_db, rng), how, rng)
     gains = rng.uniform(-how.gain_db, how.gain_db, (rows, 1, 1))
     batch = np.maximum(batch + gains, floor_db).astype(np.float32)
