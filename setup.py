@@ -26,7 +26,8 @@ REQUIRES = [
     "apache-beam>=2.77,<2.78",
     "numpy>=2.0,<3",  # every array between the stages
     "pyarrow>=14,<26",  # Parquet in and out; the upper bound is Beam's
-    "librosa>=0.11,<0.12",  # the optional silence trim, and the reference in tests and benchmarks
+    "librosa>=0.11,<0.12",  # silence trim and --features; the reference in tests and benchmarks
+    "pyloudnorm>=0.1.1,<0.3",  # the K-weighting of --features, and the reference in tests
     "soundfile>=0.13,<1",  # decodes WAV, FLAC, Ogg and MP3; its wheels bring libsndfile
     "soxr>=0.5,<2",  # resampling
     # Decodes what soundfile cannot (AAC, ALAC, WMA…); its wheels bring FFmpeg. Version 19 no longer
