@@ -34,6 +34,7 @@ REQUIRES = [
     # takes the argument metadata_errors, which transforms/audio/pyav_reader.py passes.
     "av>=15,<19",
     "scipy>=1.14,<2",  # FFT and sparse matrices of the spectrogram
+    "threadpoolctl>=3.1,<4",  # the same rounding of --features under every number of threads
     "torch>=2.6,<3",  # runs the models
     "transformers>=5,<6",  # the vision transformer and its checkpoint format
     "safetensors>=0.5,<1",  # weights that can be loaded without running code

@@ -17,6 +17,7 @@ import librosa
 import numpy as np
 import numpy.typing as npt
 import soxr
+from threadpoolctl import ThreadpoolController
 
 from transforms.audio.channels import to_mono
 from transforms.loudness import LoudnessMeter, TruePeakMeter
@@ -60,6 +61,17 @@ def track_features(blocks: Iterable[FloatArray], *, sample_rate_hz: int) -> Trac
     -------
     TrackFeatures
     """
+    with _controller().limit(limits=1, user_api="blas"):
+        return _heard(blocks, sample_rate_hz)
+
+
+@functools.cache
+def _controller() -> ThreadpoolController:
+    """On one thread products are rounded in the same way whatever the worker's settings are."""
+    return ThreadpoolController()
+
+
+def _heard(blocks: Iterable[FloatArray], sample_rate_hz: int) -> TrackFeatures:
     mono = _Mono(sample_rate_hz)
     loudness: LoudnessMeter | None = None
     peak: TruePeakMeter | None = None

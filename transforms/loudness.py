@@ -134,7 +134,7 @@ OVERSAMPLING = 4
 """BS.1770-4, Annex 2, asks for at least four times 48 kHz. At a quarter of a sample's distance a
 tone of 0.45 of the rate is read 0.55 dB low at worst, one of a tenth 0.03 dB."""
 
-_TAPS = 32  # on either side of a new sample 16: flat within 0.01 dB up to 0.44 of the rate
+_TAPS = 32  # on either side of a new sample 16: flat within 0.02 dB up to 0.44 of the rate
 _KAISER_BETA = 5.65  # 60 dB (Kaiser: 0.1102 (60 - 8.7))
 _ROW = 32  # samples of which the new neighbours are made by one row of a matrix product
 

@@ -9,6 +9,7 @@ import librosa
 import numpy as np
 import pyloudnorm
 import pytest
+from threadpoolctl import threadpool_limits
 
 from tests.audio_files import Samples, noise, sine
 from transforms import features
@@ -253,7 +254,8 @@ def test_only_the_beginning_is_music_but_all_of_it_is_loud(monkeypatch):
     quiet, loud = chord("A3 C4 E4", 4.0)[:, None] / 10, chord("F#3 A#3 C#4", 6.0)[:, None]
     whole = np.concatenate([quiet, loud])
     found = track_features([whole], sample_rate_hz=RATE)
-    expected = musical_facts(quiet[:, 0])
+    with threadpool_limits(1, "blas"):
+        expected = musical_facts(quiet[:, 0])
     assert {name: getattr(found, name) for name in MUSICAL} == expected
     assert (found.features_seconds, found.key) == (4.0, "A minor")
     meter = pyloudnorm.Meter(RATE)
@@ -267,6 +269,14 @@ def test_cuts_do_not_show(seed):
     places = np.sort(rng.integers(0, len(sound), rng.integers(0, 40)))
     whole = track_features([sound], sample_rate_hz=44_100)
     assert track_features(np.split(sound, places), sample_rate_hz=44_100) == whole
+
+
+def test_the_number_of_threads_does_not_show():
+    sound = music(30.0)[:, np.newaxis]
+    alone = track_features([sound], sample_rate_hz=RATE)
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads, "blas"):
+            assert track_features([sound], sample_rate_hz=RATE) == alone
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [7], [3, 3, 3], [10, 0, 25, 1], [1] * 23, [5, 5]])
