@@ -29,6 +29,8 @@ class SequenceAugmentation:
     gain_db: float = 15.0  # largest change of level
     noise: float = 0.5  # share of the sequences that get a noise floor
     noise_under_db: tuple[float, float] = (5.0, 40.0)  # its distance under the bands' peaks
+    trim: float = 0.5  # share of the sequences whose quiet edges are cut off
+    trim_under_db: tuple[float, float] = (12.0, 50.0)  # range of what is quiet, under the loudest
     pad_frames: int = 12  # most frames of silence on either side
     mask_bands: int = 6  # SpecAugment: widest band that is blanked
     mask_frames: int = 6  # SpecAugment: longest stretch that is blanked
@@ -55,6 +57,25 @@ def pad_sequences(
     for row, sequence in zip(batch, sequences, strict=True):
         row[: len(sequence)] = sequence
     return batch, lengths
+
+
+def trimmed(sequence: FloatArray, under_db: float) -> FloatArray:
+    """Cut off both edges that stay ``under_db`` under the loudest frame (frames, bands)."""
+    loudness = sequence.max(axis=1)
+    (kept,) = np.nonzero(loudness >= loudness.max() - under_db)
+    return sequence[kept[0] : kept[-1] + 1]
+
+
+def _trimmed_some(
+    sequences: Sequence[FloatArray], how: SequenceAugmentation, rng: np.random.Generator
+) -> list[FloatArray]:
+    """Cut recordings as other people cut them: whoever trims silence may trim a consonant."""
+    chosen = rng.random(len(sequences)) < how.trim
+    limits = rng.uniform(*how.trim_under_db, len(sequences))
+    return [
+        trimmed(sequence, limit) if cut else sequence
+        for sequence, cut, limit in zip(sequences, chosen, limits, strict=True)
+    ]
 
 
 def _between(values: FloatArray, positions: npt.NDArray[np.floating]) -> FloatArray:
@@ -141,7 +162,8 @@ def augmented_batch(
         Decibels.
     lengths : int64, shape (sequences,)
     """
-    batch, lengths = _stretched(*pad_sequences(sequences, floor_db), how, rng)
+    batch, lengths = pad_sequences(_trimmed_some(sequences, how, rng), floor_db)
+    batch, lengths = _stretched(batch, lengths, how, rng)
     rows, _, bands = batch.shape
     warps = np.exp(rng.uniform(-how.warp, how.warp, (rows, 1)))
     places = np.arange(bands, dtype=np.float64)[None] * warps
