@@ -29,6 +29,8 @@ class SequenceAugmentation:
     gain_db: float = 15.0  # largest change of level
     noise: float = 0.5  # share of the sequences that get a noise floor
     noise_under_db: tuple[float, float] = (5.0, 40.0)  # its distance under the bands' peaks
+    trim: float = 0.5  # share of the sequences whose quiet edges are cut off
+    trim_under_db: tuple[float, float] = (12.0, 50.0)  # range of what is quiet, under the loudest
     pad_frames: int = 12  # most frames of silence on either side
     mask_bands: int = 6  # SpecAugment: widest band that is blanked
     mask_frames: int = 6  # SpecAugment: longest stretch that is blanked
@@ -57,7 +59,26 @@ def pad_sequences(
     return batch, lengths
 
 
-def _between(values: FloatArray, positions: FloatArray) -> FloatArray:
+def trimmed(sequence: FloatArray, under_db: float) -> FloatArray:
+    """Cut off both edges that stay ``under_db`` under the loudest frame (frames, bands)."""
+    loudness = sequence.max(axis=1)
+    (kept,) = np.nonzero(loudness >= loudness.max() - under_db)
+    return sequence[kept[0] : kept[-1] + 1]
+
+
+def _trimmed_some(
+    sequences: Sequence[FloatArray], how: SequenceAugmentation, rng: np.random.Generator
+) -> list[FloatArray]:
+    """Cut recordings as other people cut them: whoever trims silence may trim a consonant."""
+    chosen = rng.random(len(sequences)) < how.trim
+    limits = rng.uniform(*how.trim_under_db, len(sequences))
+    return [
+        trimmed(sequence, limit) if cut else sequence
+        for sequence, cut, limit in zip(sequences, chosen, limits, strict=True)
+    ]
+
+
+def _between(values: FloatArray, positions: npt.NDArray[np.floating]) -> FloatArray:
     """Linear interpolation along axis 1 at positions (rows, n), clamped at the ends."""
     positions = np.clip(positions, 0, values.shape[1] - 1)
     below = np.minimum(positions.astype(np.int64), max(0, values.shape[1] - 2))
@@ -79,7 +100,7 @@ def _stretched(
     before, after = rng.integers(0, how.pad_frames + 1, (2, len(batch)))
     sounding = np.maximum(1, (lengths / rates).astype(np.int64))
     new_lengths = before + sounding + after
-    frames = np.arange(new_lengths.max())[None] - before[:, None]
+    frames = np.arange(new_lengths.max(), dtype=np.float64)[None] - before[:, None]
     inside = (frames >= 0) & (frames < sounding[:, None])
     positions = np.minimum(frames * rates[:, None], lengths[:, None] - 1.0)
     moved = _between(batch, positions)
@@ -90,7 +111,8 @@ def _curves(rows: int, bands: int, amount_db: float, rng: np.random.Generator) -
     """Random piecewise-linear curves over the bands, (rows, 1, bands)."""
     places = np.linspace(0, _KNOTS - 1, bands)
     tents = np.maximum(0, 1 - np.abs(places[None] - np.arange(_KNOTS)[:, None]))
-    return (rng.normal(0, amount_db, (rows, _KNOTS)) @ tents)[:, None].astype(np.float32)
+    curves = rng.normal(0, amount_db, (rows, _KNOTS)) @ tents
+    return np.asarray(curves[:, None], dtype=np.float32)
 
 
 def _with_floor(
@@ -140,10 +162,12 @@ def augmented_batch(
         Decibels.
     lengths : int64, shape (sequences,)
     """
-    batch, lengths = _stretched(*pad_sequences(sequences, floor_db), how, rng)
+    batch, lengths = pad_sequences(_trimmed_some(sequences, how, rng), floor_db)
+    batch, lengths = _stretched(batch, lengths, how, rng)
     rows, _, bands = batch.shape
     warps = np.exp(rng.uniform(-how.warp, how.warp, (rows, 1)))
-    batch = _between(batch.transpose(0, 2, 1), np.arange(bands)[None] * warps).transpose(0, 2, 1)
+    places = np.arange(bands, dtype=np.float64)[None] * warps
+    batch = _between(batch.transpose(0, 2, 1), places).transpose(0, 2, 1)
     batch = _with_floor(batch + _curves(rows, bands, how.eq_db, rng), how, rng)
     gains = rng.uniform(-how.gain_db, how.gain_db, (rows, 1, 1))
     batch = np.maximum(batch + gains, floor_db).astype(np.float32)

@@ -87,6 +87,7 @@ def modules_loaded_by(statement: str) -> set[str]:
 INSIDE_THE_BACKEND = {
     "transforms.models.linear",
     "transforms.models.sequence_network",
+    "transforms.models.sequence_training",
     "transforms.models.vit_network",
 }
 

@@ -214,6 +214,37 @@ PRESETS: dict[str, FrontEnd] = {
         window_seconds=10.0,
         hop_seconds=5.0,
     ),
+    # Frames for causal models: nothing refers to what comes later, nothing is resized.
+    "music_frames": FrontEnd(
+        sample_rate_hz=22_050,
+        n_fft=2_048,
+        hop_length=1_024,
+        n_mels=64,
+        fmin_hz=30.0,
+        fmax_hz=11_025.0,
+        top_db=80.0,
+        image_height=64,
+        image_width=216,
+        window_seconds=10.0,
+        hop_seconds=5.0,
+        remove_dc=False,
+        reference="full_scale",
+    ),
+    "speech_frames": FrontEnd(
+        sample_rate_hz=8_000,
+        n_fft=256,
+        hop_length=160,
+        n_mels=32,
+        fmin_hz=60.0,
+        fmax_hz=4_000.0,
+        top_db=80.0,
+        image_height=32,
+        image_width=101,
+        window_seconds=2.0,
+        hop_seconds=2.0,
+        remove_dc=False,
+        reference="full_scale",
+    ),
 }
 
 CCMUSIC_LABELS = (

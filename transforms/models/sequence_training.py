@@ -64,6 +64,7 @@ def fit_sequence(
     work: Work[Batch],
     settings: FitSettings,
     *,
+    stop_after: int | None = None,
     validate: Validate | None = None,
     state_path: Path | None = None,
     report: Callable[[Metrics], None] = lambda metrics: None,
@@ -76,6 +77,8 @@ def fit_sequence(
         Trained in place; its state at the end is not what is kept, see :class:`Fitted`.
     work : Work
     settings : FitSettings
+    stop_after : int, optional
+        Epochs after which to stop; the schedule stays that of ``settings.epochs``.
     validate : callable, optional
         Stops training when its loss no longer falls; None trains for all the epochs.
     state_path : Path, optional
@@ -91,7 +94,8 @@ def fit_sequence(
     training = _Training(network, settings, settings.epochs * work.batches_per_epoch)
     if state_path is not None and state_path.exists():
         training.load(state_path)
-    while not training.is_over(early=validate is not None):
+    last = min(settings.epochs, stop_after or settings.epochs)
+    while not training.is_over(last, early=validate is not None):
         epoch = len(training.history)
         torch.manual_seed(settings.seed * 100_003 + epoch)  # dropout
         losses = [training.step(work.loss(network, batch)) for batch in work.batches(epoch)]
@@ -121,11 +125,9 @@ class _Training:
         self.best_epoch = 0
         self.history: list[Metrics] = []
 
-    def is_over(self, *, early: bool) -> bool:
+    def is_over(self, last: int, *, early: bool) -> bool:
         stale = len(self.history) - self.best_epoch
-        return len(self.history) >= self._settings.epochs or (
-            early and stale >= self._settings.patience
-        )
+        return len(self.history) >= last or (early and stale >= self._settings.patience)
 
     def step(self, loss: torch.Tensor) -> float:
         rate = self._settings.learning_rate * _schedule(self._step / self._steps)
