@@ -62,6 +62,18 @@ def shipped_models(*, enhancing: bool = False) -> list[str]:
     return sorted(name for name, head in heads.items() if (head == "enhancement") == enhancing)
 
 
+def head_of(name: str) -> str | None:
+    """``recognition`` or ``enhancement`` for a sequence model, None for a ViT.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such checkpoint.
+    """
+    head = read_config(find_checkpoint(name)).get("head")
+    return None if head is None else str(head)
+
+
 def find_checkpoint(name: str) -> Path:
     """The folder of a shipped model's name or of a path.
 

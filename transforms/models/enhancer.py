@@ -41,7 +41,7 @@ from transforms.models.front_end import FRONT_END_FILE, TYPE_KEY
 from transforms.models.sequence import Array, SequenceModel, State, load_weights, settings_of
 
 TYPE = "SpectrumFrontEnd"
-DEFAULT_ENHANCER = "denoise-gru"
+DEFAULT_ENHANCER = "denoise-lstm"
 
 _SMALLEST = 1e-5  # magnitude: 100 dB under that of a constant of 1 summed over some 1,000 samples
 _TREBLE_SHARE = 0.75  # of the bins: above, their mean mask stands for what the model cannot hear
