@@ -19,11 +19,11 @@ from transforms.records import (
     LISTING_COLUMN,
     WINDOWS_COLUMN,
     KnownContent,
-    PredictionRow,
     WindowRow,
     row_dict,
     schema_of,
 )
+from transforms.results import LABELS, Results
 from transforms.rollup import Provenance
 from transforms.storage.dataset import Target, list_dataset, read_batches
 
@@ -33,12 +33,14 @@ _BATCH_ROWS = 2_000
 Row = dict[str, Any]
 
 
-def copy_rows(content: KnownContent, provenance: Provenance) -> list[Row]:
+def copy_rows(
+    content: KnownContent, provenance: Provenance, results: Results = LABELS
+) -> list[Row]:
     """The journal's rows of files whose bytes are known: predictions without scores."""
     now = dt.datetime.now(dt.timezone.utc)
     return [
         {
-            **dict.fromkeys(schema_of(PredictionRow).names),
+            **dict.fromkeys(schema_of(results.row_class).names),
             **row_dict(provenance),
             **listing.columns,
             "uri": track.uri,
@@ -46,7 +48,7 @@ def copy_rows(content: KnownContent, provenance: Provenance) -> list[Row]:
             "content_sha256": content.content_sha256,
             "size_bytes": content.size_bytes,
             "modified_at": track.modified_at,
-            "labelled_at": now,
+            results.time_column: now,
             LISTING_COLUMN: number,
             WINDOWS_COLUMN: [],
         }
@@ -66,11 +68,22 @@ class Reuse:
         Journalled predictions without scores.
     embeddings : bool
         Whether only rows with an embedding will do.
+    results : Results
+        Whose rows they are.
     """
 
-    def __init__(self, target: Target, copies: Sequence[Row], *, embeddings: bool) -> None:
+    def __init__(
+        self,
+        target: Target,
+        copies: Sequence[Row],
+        *,
+        embeddings: bool,
+        results: Results = LABELS,
+    ) -> None:
         self._target = target
         self._embeddings = embeddings
+        self._results = results
+        self._columns = schema_of(results.row_class).names
         self._wanted: dict[str, list[Row]] = defaultdict(list)
         for row in copies:
             self._wanted[row["content_sha256"]].append(row)
@@ -83,9 +96,9 @@ class Reuse:
 
     def predictions(self) -> Iterator[list[Row]]:
         """Yield the copies with all that the other rows say, some at a time."""
-        for path in self._earlier("predictions") if self._wanted else ():
+        for path in self._earlier(self._results.dataset) if self._wanted else ():
             wanted = pa.array(list(self._wanted), pa.string())
-            for batch in read_batches(path, _BATCH_ROWS, schema_of(PredictionRow).names):
+            for batch in read_batches(path, _BATCH_ROWS, self._columns):
                 if not self._wanted:
                     return
                 hit = pc.is_in(batch["content_sha256"], wanted)
@@ -99,10 +112,10 @@ class Reuse:
         copies = self._wanted.get(source["content_sha256"], [])
         if not copies or not self._fits(source, copies[0]):
             return
-        known = {name: source[name] for name in schema_of(PredictionRow).names}
+        known = {name: source[name] for name in self._columns}
         for copy in self._wanted.pop(source["content_sha256"]):
-            made = {name: copy[name] for name in (*_OF_FILE, "run_id", "labelled_at")}
-            made |= {} if self._embeddings else {"embedding": None}
+            made = {name: copy[name] for name in (*_OF_FILE, "run_id", self._results.time_column)}
+            made |= {"embedding": None} if not self._embeddings and "embedding" in known else {}
             uris = self._sources[source["run_id"], source["uri"]]
             if copy["uri"] not in uris:  # two listings of one file have its windows once
                 uris.append(copy["uri"])
@@ -110,7 +123,7 @@ class Reuse:
 
     def _fits(self, source: Row, copy: Row) -> bool:
         same = ("model_fingerprint", "front_end_fingerprint")
-        embedded = source["embedding"] is not None or not self._embeddings
+        embedded = not self._embeddings or source["embedding"] is not None
         return embedded and all(source[name] == copy[name] for name in same)
 
     def windows(self) -> Iterator[list[Row]]:
