@@ -7,8 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from transforms.models.checkpoint import CONFIG_FILE, THRESHOLD_KEY
+from transforms.models.enhancer import SpectrumFrontEnd
 from transforms.models.front_end import PRESETS, FrontEnd
+from transforms.models.sequence import SequenceSettings, save_weights
 
 LABELS = ("classical", "electronic", "pop", "rock")
 
@@ -67,6 +71,29 @@ def make_checkpoint(
         edit_config(folder, **{THRESHOLD_KEY: unknown_threshold})
     if front_end is not None:
         front_end.save(folder)
+    return folder
+
+
+def make_enhancer(folder: Path, *, seed: int = 0, gain: float | None = None) -> Path:
+    """Save a small recurrent enhancer at 16 kHz; with a gain, its mask is that everywhere."""
+    import torch
+
+    from transforms.models.sequence_network import SequenceNetwork
+
+    front_end = SpectrumFrontEnd()
+    settings = SequenceSettings(
+        head="enhancement", cell="gru", inputs=front_end.bins, outputs=front_end.bins,
+        hidden_size=16, layers=1,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SequenceNetwork(settings)
+    if gain is not None:
+        with torch.no_grad():
+            network.head.mask.weight.zero_()
+            network.head.mask.bias.fill_(float(np.log(gain / (1 - gain))) if gain < 1 else 100.0)
+    save_weights(network, folder, {})
+    front_end.save(folder)
     return folder
 
 
