@@ -19,7 +19,8 @@ from transforms.records import FloatArray
 Format = Literal["flac", "wav"]
 Bits = Literal[16, 24]
 
-_FLAC_CHANNELS, _FLAC_RATES_HZ = 8, range(1, 655_351)
+_FLAC_CHANNELS, _FLAC_HZ = 8, 655_350
+_FLAC_ANY_HZ = 65_535  # above, a frame's header states tens of hertz
 _WAV_BYTES = (1 << 32) - (1 << 16)  # of samples: beyond that the sizes in its header overflow
 _CHECKED_FRAMES = 1 << 16
 
@@ -31,10 +32,12 @@ def check_fits(kind: Format, sample_rate_hz: int, channels: int) -> None:
             Reason.UNSUPPORTED_OUTPUT,
             f"{channels} channels, FLAC holds at most {_FLAC_CHANNELS}; use --format=wav",
         )
-    if kind == "flac" and sample_rate_hz not in _FLAC_RATES_HZ:
+    odd = sample_rate_hz > _FLAC_ANY_HZ and sample_rate_hz % 10
+    if kind == "flac" and (sample_rate_hz > _FLAC_HZ or odd):
         raise StageError(
             Reason.UNSUPPORTED_OUTPUT,
-            f"{sample_rate_hz} Hz, FLAC holds at most {_FLAC_RATES_HZ[-1]}; use --format=wav",
+            f"{sample_rate_hz} Hz, FLAC holds at most {_FLAC_HZ}, and above {_FLAC_ANY_HZ} only "
+            "tens; use --format=wav",
         )
 
 
@@ -105,9 +108,12 @@ class SoundWriter(AbstractContextManager["SoundWriter"]):
             large = frames * channels * bits // 8 > _WAV_BYTES
             container = "RF64" if large else "WAVEX" if channels > 2 else "WAV"
         path.touch()  # says what is wrong, as libsndfile does not
-        self._file = sf.SoundFile(
-            path, "w", sample_rate_hz, channels, f"PCM_{bits}", format=container
-        )
+        try:
+            self._file = sf.SoundFile(
+                path, "w", sample_rate_hz, channels, f"PCM_{bits}", format=container
+            )
+        except sf.LibsndfileError as error:
+            raise self._lost() from error
 
     def write(self, samples: FloatArray) -> None:
         """Add samples, (frames, channels)."""
@@ -124,7 +130,11 @@ class SoundWriter(AbstractContextManager["SoundWriter"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except sf.LibsndfileError as closing:
+            if error is None:
+                raise self._lost() from closing
         if error is None:
             self._check()
 
