@@ -116,7 +116,7 @@ def _add_enhancement(group: argparse._ArgumentGroup) -> None:
         type=int,
         choices=(16, 24),
         default=24,
-        help="of a sample; 16 takes half the room or less (default: %(default)s)",
+        help="of a sample; 16 takes less room (default: %(default)s)",
     )
     group.add_argument(
         "--max_seconds",
