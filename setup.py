@@ -26,13 +26,15 @@ REQUIRES = [
     "apache-beam>=2.77,<2.78",
     "numpy>=2.0,<3",  # every array between the stages
     "pyarrow>=14,<26",  # Parquet in and out; the upper bound is Beam's
-    "librosa>=0.11,<0.12",  # the optional silence trim, and the reference in tests and benchmarks
+    "librosa>=0.11,<0.12",  # silence trim and --features; the reference in tests and benchmarks
+    "pyloudnorm>=0.1.1,<0.3",  # the K-weighting of --features, and the reference in tests
     "soundfile>=0.13,<1",  # decodes WAV, FLAC, Ogg and MP3; its wheels bring libsndfile
     "soxr>=0.5,<2",  # resampling
     # Decodes what soundfile cannot (AAC, ALAC, WMA…); its wheels bring FFmpeg. Version 19 no longer
     # takes the argument metadata_errors, which transforms/audio/pyav_reader.py passes.
     "av>=15,<19",
     "scipy>=1.14,<2",  # FFT and sparse matrices of the spectrogram
+    "threadpoolctl>=3.1,<4",  # the same rounding of --features under every number of threads
     "torch>=2.6,<3",  # runs the models
     "transformers>=5,<6",  # the vision transformer and its checkpoint format
     "safetensors>=0.5,<1",  # weights that can be loaded without running code

@@ -73,13 +73,14 @@ class _NoiseDoFn(beam.DoFn):  # type: ignore[misc]
 class StandInDecode(beam.PTransform):  # type: ignore[misc]
     """In place of ``transforms.decode.Decode``: one window of noise per track, no file opened.
 
-    Nothing fails and nothing is known; ``min_seconds``, ``limits`` and ``known`` are not asked.
+    Nothing fails, nothing is known and nothing has features; all but the front end is not asked.
     """
 
     front_end: FrontEnd
     min_seconds: float
     limits: DecoderLimits
     known: KnownRows | None
+    features: bool = False
 
     def expand(self, tracks: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         return tracks | beam.ParDo(_NoiseDoFn(self.front_end)).with_outputs(

@@ -99,6 +99,12 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         default="parquet",
         help="json: this run's rows in one JSON Lines file too (default: %(default)s)",
     )
+    group.add_argument(
+        "--features",
+        action="store_true",
+        help="write what each track sounds like too: loudness, true peak, tempo, key, spectrum, "
+        "MFCC, chroma. Decodes every track once more, whole",
+    )
 
 
 def add_inputs(group: argparse._ArgumentGroup, verb: str) -> None:

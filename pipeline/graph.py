@@ -23,7 +23,8 @@ from transforms.records import PredictionRow, schema_of
 from transforms.rollup import RollUp
 from transforms.scores import LabelRule
 from transforms.storage.dataset import Target
-from transforms.storage.known import EMBEDDINGS_KEY, KnownRows
+from transforms.storage.extras import EXTRAS, with_extras
+from transforms.storage.known import KnownRows
 from transforms.storage.reuse import copy_rows
 from transforms.write import WriteToParquet
 
@@ -48,8 +49,12 @@ class LabelJob(Job):
     def predictions_schema(self) -> pa.Schema:
         """Of the predictions, the manifests' own columns included."""
         schema = schema_of(PredictionRow, labels=self.checkpoint.labels, extra=self.carried)
-        embeddings = str(self.config.embeddings).lower()
-        return schema.with_metadata({**schema.metadata, EMBEDDINGS_KEY: embeddings})
+        return with_extras(schema, self.extras)
+
+    @property
+    def extras(self) -> frozenset[str]:
+        """What the run was asked for beyond labels."""
+        return frozenset(name for name in EXTRAS if getattr(self.config, name))
 
     @property
     def handler(self) -> ViTModelHandler:
@@ -109,7 +114,7 @@ class LabelJob(Job):
             run_id=self.provenance.run_id,
             model_fingerprint=self.provenance.model_fingerprint,
             front_end_fingerprint=self.provenance.front_end_fingerprint,
-            embeddings=config.embeddings,
+            extras=self.extras,
             resumed_runs=self.resumed_runs,
             by_version=config.verify == "version",
             resumed_only=config.relabel,
@@ -149,7 +154,9 @@ def build_pipeline(pipeline: beam.Pipeline, job: LabelJob) -> None:
 def _label_windows(tracks: beam.PCollection, job: LabelJob) -> dict:  # type: ignore[type-arg]
     """Decode to inference, fused: no shuffle and no state between these stages."""
     config, front_end = job.config, job.checkpoint.front_end
-    decoded = tracks | Decode(front_end, config.min_seconds, job.limits, job.known)
+    decoded = tracks | Decode(
+        front_end, config.min_seconds, job.limits, job.known, features=config.features
+    )
     prepared = decoded["windows"] | Preprocess(front_end)
     images = prepared["windows"] | MelSpectrogram(front_end)
     inferred = images["windows"] | RunInference(job.handler)

@@ -32,7 +32,9 @@ class LabelledTrack:
     fold: int | None = None  # None: not stated
 
 
-def load_labelled(data: str, root: str | None = None) -> list[LabelledTrack]:
+def load_labelled(
+    data: str, root: str | None = None, *, least_labels: int = 2
+) -> list[LabelledTrack]:
     """Read a table or a folder of labelled tracks.
 
     Parameters
@@ -43,6 +45,8 @@ def load_labelled(data: str, root: str | None = None) -> list[LabelledTrack]:
         LABEL/track).
     root : str, optional
         Folder for relative uris; the manifest's own when None.
+    least_labels : int
+        Labels without which there is nothing to learn.
 
     Raises
     ------
@@ -55,8 +59,8 @@ def load_labelled(data: str, root: str | None = None) -> list[LabelledTrack]:
         tracks = _from_folder(data)
     else:
         raise InputError(f"--data={data}: neither a table (.csv, .jsonl, .parquet) nor a folder")
-    if len({track.label for track in tracks}) < 2:
-        raise InputError(f"--data={data}: at least two labels are needed")
+    if len({track.label for track in tracks}) < least_labels:
+        raise InputError(f"--data={data}: at least {least_labels} labels are needed")
     seen: set[str] = set()
     for track in tracks:
         if track.uri in seen:

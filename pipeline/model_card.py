@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
+from pipeline.cross_validation import FoldResult, TrainingSet, out_of_fold_scores
 from pipeline.evaluate import to_text
-from pipeline.fit import FoldResult, Recipe, TrainingSet, out_of_fold_scores
 from pipeline.plots import plot_confusion, plot_learning_curves
 from transforms.models.metrics import Evaluation, evaluate, merge_labels
 from transforms.models.vit_training import Trained
@@ -19,22 +19,22 @@ from transforms.models.vit_training import Trained
 _CARD = """\
 ---
 license: other
-library_name: transformers
-tags: [audio-classification, music, vit]
+{tags}
 ---
 # {name}
 
-A small ViT that labels music with one of {count} genres ({labels}),
+{kind} that labels {sound} with one of {count} labels ({labels}),
 or `unknown` where its best score is under {threshold:.2f}.
-{parameters:,} parameters, {window:g} s of sound per image.
+{parameters:,} parameters, {window:g} s of sound at a time.
 
 ## What it can and cannot do
 
-- It was trained on {tracks} tracks by {artists} artists and on nothing else. It knows no genre
-  but these, and no recording practice but that of these tracks.
-- Its scores are calibrated on artists that it had not seen (temperature {temperature:.2f}).
-- It is a demonstration of the pipeline and a baseline, not a judge of music: see the confusion
-  matrix for what it mixes up.
+- It was trained on {tracks} recordings by {artists} artists or speakers and on nothing else{also}.
+  It knows no label but these, and no recording practice but theirs.
+- Its scores are calibrated on artists or speakers that it had not seen (temperature
+  {temperature:.2f}).
+- It is a demonstration of the pipeline and a baseline: see the confusion matrix for what it mixes
+  up.
 
 ## Training data
 
@@ -52,21 +52,36 @@ Software version {version}. All settings and the learning curves are in `trainin
 """
 
 
+_TAGS = {
+    True: "library_name: transformers\ntags: [audio-classification, music, vit]",
+    False: "tags: [audio-classification, streaming]",
+}
+_KINDS = {
+    "vit": "A small ViT",
+    "rnn": "A causal recurrent network (tanh)",
+    "lstm": "A causal LSTM",
+    "gru": "A causal GRU",
+    "cnn": "A causal stack of dilated convolutions",
+}
+_SOUNDS = {"genre": "music", "recognise": "short recordings"}
+
+
 def _evaluations(
     data: TrainingSet, folds: Sequence[FoldResult], temperature: float, merge: str | None
 ) -> dict[str, Evaluation]:
-    scores = out_of_fold_scores(data, folds, temperature)
-    groups = [str(fold) for fold in data.folds]
-    found = {"all labels": evaluate(data.truth, scores, data.labels, groups)}
+    tested = data.folds >= 0
+    scores, truth = out_of_fold_scores(data, folds, temperature)[tested], data.truth[tested]
+    groups = [str(fold) for fold in data.folds[tested]]
+    found = {"all labels": evaluate(truth, scores, data.labels, groups)}
     if merge:
-        merged = merge_labels(data.truth, scores, data.labels, merge.split("+"))
+        merged = merge_labels(truth, scores, data.labels, merge.split("+"))
         found[f"{merge} as one"] = evaluate(*merged, groups)
     return found
 
 
 def report(
     options: argparse.Namespace,
-    recipe: Recipe,
+    recipe: Any,
     data: TrainingSet,
     folds: Sequence[FoldResult],
     trained: Trained,
@@ -79,8 +94,11 @@ def report(
         "name": options.output.name,
         "command": options.command,
         "version": __version__,
+        "task": options.task,
+        "cell": options.cell,
         "labels": list(data.labels),
         "tracks": len(data.truth),
+        "tested_tracks": int((data.folds >= 0).sum()),
         "artists": len(set(data.artists)),
         "terms": options.terms,
         "recipe": dataclasses.asdict(recipe),
@@ -108,6 +126,10 @@ def card(content: dict[str, Any]) -> str:
     """The model card, Markdown."""
     return _CARD.format(
         name=content["name"],
+        tags=_TAGS[content["cell"] == "vit"],
+        kind=_KINDS[content["cell"]],
+        sound=_SOUNDS[content["task"]],
+        also=_also(content),
         count=len(content["labels"]),
         labels=", ".join(content["labels"]),
         threshold=content["unknown_threshold"],
@@ -121,6 +143,14 @@ def card(content: dict[str, Any]) -> str:
         command=content["command"],
         version=content["version"],
     )
+
+
+def _also(content: dict[str, Any]) -> str:
+    """What is said of recordings that no fold was tested on."""
+    only_trained = content["tracks"] - content["tested_tracks"]
+    if not only_trained or not content["cross_validation"]:
+        return ""
+    return f" ({only_trained} of them were in no test)"
 
 
 def _figures(evaluations: dict[str, dict[str, Any]]) -> str:

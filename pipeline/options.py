@@ -28,6 +28,7 @@ class LabelConfig:
     device: str
     batch_size: int | None  # None: by the device
     embeddings: bool
+    features: bool
     top_k: int
     verify: str  # version | content
     relabel: bool
@@ -57,6 +58,7 @@ def parse_options(argv: Sequence[str] | None = None) -> LabelConfig:
         device=options.device,
         batch_size=options.batch_size,
         embeddings=options.embeddings,
+        features=options.features,
         top_k=options.top_k,
         verify=options.verify,
         relabel=options.relabel,

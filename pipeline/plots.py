@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.judge import Report
 from transforms.models.metrics import Evaluation
 
 
@@ -51,3 +52,33 @@ def plot_learning_curves(curves: Sequence[dict[str, list[float]]], path: Path) -
     accuracy_axes.set(ylabel="accuracy on unseen artists (dotted)", ylim=(0, 1))
     loss_axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
+
+
+def plot_epochs(history: Sequence[dict[str, float]], label: str, path: Path) -> None:
+    """A loss by epoch, that of training and, where there is one, that of validation."""
+    figure, axes = _figure(7, 4)
+    epochs = [metrics["epoch"] for metrics in history]
+    for name in ("train_loss", "validation_loss"):
+        if all(name in metrics for metrics in history):
+            axes.plot(epochs, [metrics[name] for metrics in history], label=name.replace("_", " "))
+    axes.set(xlabel="epoch", ylabel=label)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_improvements(report: Report, path: Path) -> None:
+    """Improvement of the SI-SDR by level, one line for each method; one panel for each noise."""
+    from matplotlib.figure import Figure
+
+    levels = sorted({judgement.snr_db for judgement in report.mixtures})
+    noises = list(dict.fromkeys(judgement.noise for judgement in report.mixtures))
+    figure = Figure(figsize=(3 * len(noises), 3.5), layout="constrained")
+    for axes, noise in zip(figure.subplots(1, len(noises), sharey=True), noises, strict=True):
+        for method in report.methods:
+            values = [report.mean(method, noise=noise, snr_db=level) for level in levels]
+            axes.plot(levels, values, marker="o", label=method)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(title=noise, xlabel="noise under the sound, dB")
+    figure.axes[0].set_ylabel("SI-SDR improvement, dB")
+    figure.axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=110)

@@ -1,12 +1,24 @@
-"""Labelled tracks to the model's images, through the very stages that label."""
+"""Tracks to what models learn from, by the stages that label, in Parquet shards.
+
+The shards are made by a Beam pipeline on any runner, and read from there:
+
+    SHARDS/KIND-FINGERPRINT/part-NNNNN-of-NNNNN.parquet    uri, window_index, content_s, data
+    SHARDS/KIND-FINGERPRINT/failures-…parquet              uri, reason, message
+    SHARDS/KIND-FINGERPRINT/complete.json                  front end, and which tracks these are
+
+KIND is what ``data`` holds (:data:`Kind`), FINGERPRINT the front end's.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import apache_beam as beam
 import numpy as np
@@ -18,16 +30,26 @@ from apache_beam.io.parquetio import WriteToParquet
 from pipeline.resources import available_cores
 from pipeline.runner import run_locally
 from transforms.decode import Decode
+from transforms.errors import UsageError
 from transforms.mel import MelSpectrogram
 from transforms.models.front_end import FrontEnd
 from transforms.preprocess import Preprocess
-from transforms.records import Failure, LogMelWindow, Track
+from transforms.records import Failure, FloatArray, LogMelWindow, PreparedWindow, Track
 
-ImageType = Literal["float32", "float16"]
+Kind = Literal["images", "half_images", "frames", "samples"]
+"""images: (image_height, image_width) float32, what labelling would see; half_images: the same in
+float16; frames: the columns of an image that hold sound, (frames, image_height) float16, for
+sequence models; samples: int16 at the front end's rate, without padding."""
 
+RunBeam: TypeAlias = Callable[[Callable[[beam.Pipeline], None]], None]
+"""Builds a pipeline with the function that it is given, and runs it to its end."""
+
+_TYPES = {"images": "float32", "half_images": "float16", "frames": "float16", "samples": "int16"}
+_FULL_SCALE = 32_767
+_COMPLETE = "complete.json"
 _WINDOWS = pa.schema(
     [("uri", pa.string()), ("window_index", pa.int32()), ("content_s", pa.float64()),
-     ("image", pa.binary())]
+     ("data", pa.binary())]
 )  # fmt: skip
 _FAILURES = pa.schema([("uri", pa.string()), ("reason", pa.string()), ("message", pa.string())])
 
@@ -36,66 +58,96 @@ _FAILURES = pa.schema([("uri", pa.string()), ("reason", pa.string()), ("message"
 class WindowSet:
     """The windows of some tracks, in the order of the tracks."""
 
-    images: Any  # (windows, image_height, image_width), -1 to 1, of the type that was asked for
+    images: Any  # (windows, image_height, image_width) in [-1, 1]; of the other kinds a list
     track: npt.NDArray[np.int64]  # (windows,) index of each window's track
     content_s: npt.NDArray[np.float64]  # (windows,) seconds of sound in each
     failures: dict[str, str]  # uri to what went wrong
 
 
-def prepare_windows(
-    uris: Sequence[str],
-    front_end: FrontEnd,
-    *,
-    workers: int | None = None,
-    dtype: ImageType = "float32",
-) -> WindowSet:
-    """Decode, preprocess and transform tracks with Beam on this machine.
+def on_this_machine(build: Callable[[beam.Pipeline], None]) -> None:
+    """Run a pipeline in one worker process for each core."""
+    run_locally(build, available_cores())
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Where prepared windows are kept, and how they are made.
 
     Parameters
     ----------
-    uris : sequence of str
-    front_end : FrontEnd
-    workers : int, optional
-        Worker processes; the cores when None.
-    dtype : {"float32", "float16"}
-        Of the images; half the memory is enough for what is augmented anyway.
-
-    Returns
-    -------
-    WindowSet
-        Windows of digital silence are left out.
+    folder : Path
+        On a file system that this machine and the runner's workers share.
+    run_beam : callable
     """
+
+    folder: Path
+    run_beam: RunBeam = on_this_machine
+
+    def windows(self, uris: Sequence[str], front_end: FrontEnd, kind: Kind) -> WindowSet:
+        """The windows of tracks: read where they are prepared, else prepared first.
+
+        Windows of digital silence are left out.
+
+        Raises
+        ------
+        UsageError
+            If the folder holds shards of other tracks.
+        """
+        folder = self.folder / f"{kind}-{front_end.fingerprint()}"
+        facts = {"front_end": dataclasses.asdict(front_end), "tracks": _digest(uris)}
+        path = folder / _COMPLETE
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            for draft in folder.glob("*.parquet"):  # of an interrupted preparation
+                draft.unlink()
+            self.run_beam(lambda pipeline: _build(pipeline, uris, front_end, str(folder), kind))
+            path.write_text(json.dumps(facts, indent=2) + "\n")
+        elif json.loads(path.read_text()) != facts:
+            raise UsageError(
+                f"{folder} holds what was prepared of other tracks; remove it, or name another "
+                "folder with --shards"
+            )
+        return _read(folder, uris, front_end, kind)
+
+
+def prepare_windows(
+    uris: Sequence[str], front_end: FrontEnd, *, workers: int | None = None, kind: Kind = "images"
+) -> WindowSet:
+    """Decode, preprocess and transform tracks on this machine, leaving no shards behind."""
     with tempfile.TemporaryDirectory() as folder:
-        run_locally(
-            lambda pipeline: _build(pipeline, uris, front_end, folder, dtype),
-            workers or available_cores(),
-        )
-        return _read(Path(folder), uris, front_end, dtype)
+        count = workers or available_cores()
+        shards = Shards(Path(folder), lambda build: run_locally(build, count))
+        return shards.windows(uris, front_end, kind)
+
+
+def content_frames(content_s: float, front_end: FrontEnd) -> int:
+    """Columns of an image that has one for each frame, over ``content_s`` seconds of sound."""
+    samples = round(content_s * front_end.sample_rate_hz)
+    return min(1 + samples // front_end.hop_length, front_end.image_width)
+
+
+def _digest(uris: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(sorted(uris)).encode()).hexdigest()
 
 
 def _build(
-    pipeline: beam.Pipeline,
-    uris: Sequence[str],
-    front_end: FrontEnd,
-    folder: str,
-    dtype: ImageType,
+    pipeline: beam.Pipeline, uris: Sequence[str], front_end: FrontEnd, folder: str, kind: Kind
 ) -> None:
     tracks = pipeline | beam.Create([Track(uri) for uri in uris]) | beam.Reshuffle()
     decoded = tracks | Decode(front_end)
-    prepared = decoded["windows"] | Preprocess(front_end)
-    images = prepared["windows"] | MelSpectrogram(front_end)
-    failures = (
-        decoded["failures"], prepared["failures"], images["failures"]
-    ) | beam.Flatten()  # fmt: skip
+    stages = [decoded, decoded["windows"] | Preprocess(front_end)]
+    if kind != "samples":
+        stages.append(stages[-1]["windows"] | MelSpectrogram(front_end))
     (
-        images["windows"]
-        | beam.Map(_window_row, dtype)
-        | "WriteWindows" >> _parquet(f"{folder}/windows/run", _WINDOWS)
+        stages[-1]["windows"]
+        | "Rows" >> beam.Map(_window_row, front_end, kind)
+        | "WriteWindows" >> _parquet(f"{folder}/part", _WINDOWS)
     )
     (
-        failures
+        [stage["failures"] for stage in stages]
+        | "AllFailures" >> beam.Flatten()
         | "Failures" >> beam.Map(_failure_row)
-        | "WriteFailures" >> _parquet(f"{folder}/failures/run", _FAILURES)
+        | "WriteFailures" >> _parquet(f"{folder}/failures", _FAILURES)
     )
 
 
@@ -103,31 +155,65 @@ def _parquet(prefix: str, schema: pa.Schema) -> beam.PTransform:
     return WriteToParquet(prefix, schema, codec="zstd", file_name_suffix=".parquet")
 
 
-def _window_row(window: LogMelWindow, dtype: ImageType) -> dict[str, Any]:
+def _window_row(
+    window: LogMelWindow | PreparedWindow, front_end: FrontEnd, kind: Kind
+) -> dict[str, Any]:
     return {
         "uri": window.uri,
         "window_index": window.window_index,
         "content_s": window.content_s,
-        "image": window.image.astype(dtype).tobytes(),
+        "data": _data(window, front_end, kind).astype(_TYPES[kind]).tobytes(),
     }
+
+
+def _data(
+    window: LogMelWindow | PreparedWindow, front_end: FrontEnd, kind: Kind
+) -> npt.NDArray[Any]:
+    if isinstance(window, PreparedWindow):
+        held = round(window.content_s * front_end.sample_rate_hz)
+        return to_int16(window.samples[:held])
+    if kind == "frames":
+        return window.image[:, : content_frames(window.content_s, front_end)].T
+    return window.image
+
+
+def to_int16(samples: FloatArray) -> npt.NDArray[np.int16]:
+    """Samples of full scale 1.0 as 16-bit integers; what is over full scale is clipped."""
+    return np.round(np.clip(samples, -1.0, 1.0) * _FULL_SCALE).astype(np.int16)
+
+
+def to_float(samples: npt.NDArray[np.int16]) -> FloatArray:
+    """What :func:`to_int16` was given, within a 65,534th."""
+    return samples.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
 def _failure_row(failure: Failure) -> dict[str, str]:
     return {"uri": failure.track.uri, "reason": failure.reason.value, "message": failure.message}
 
 
-def _read(folder: Path, uris: Sequence[str], front_end: FrontEnd, dtype: ImageType) -> WindowSet:
-    failed = ds.dataset(folder / "failures").to_table().to_pylist()
-    failures = {row["uri"]: f"{row['reason']}: {row['message']}" for row in failed}
+def _read(folder: Path, uris: Sequence[str], front_end: FrontEnd, kind: Kind) -> WindowSet:
+    failed = ds.dataset(sorted(map(str, folder.glob("failures-*"))), schema=_FAILURES).to_table()
+    failures = {
+        row["uri"]: f"{row['reason']}: {row['message']}" for row in failed.to_pylist()
+    }
     index_of = {uri: index for index, uri in enumerate(uris) if uri not in failures}
-    table = ds.dataset(folder / "windows").to_table()
+    table = ds.dataset(sorted(map(str, folder.glob("part-*"))), schema=_WINDOWS).to_table()
     track = np.array([index_of.get(uri, -1) for uri in table["uri"].to_pylist()], dtype=np.int64)
     content_s = table["content_s"].to_numpy()
     order = np.lexsort((table["window_index"].to_numpy(), track))
     order = order[(track[order] >= 0) & (content_s[order] > 0)]
-    shape = front_end.image_height, front_end.image_width
-    images = np.empty((len(order), *shape), dtype=dtype)
-    for place, row in enumerate(order):
-        stored = table["image"][int(row)].as_buffer()
-        images[place] = np.frombuffer(stored, dtype).reshape(shape)
-    return WindowSet(images, track[order], content_s[order], failures)
+    shape = _shape(front_end, kind)
+    found = [
+        np.frombuffer(table["data"][int(row)].as_buffer(), _TYPES[kind]).reshape(shape)
+        for row in order
+    ]
+    values = np.array(found).reshape(-1, *shape) if kind.endswith("images") else found
+    return WindowSet(values, track[order], content_s[order], failures)
+
+
+def _shape(front_end: FrontEnd, kind: Kind) -> tuple[int, ...]:
+    if kind == "samples":
+        return (-1,)
+    if kind == "frames":
+        return -1, front_end.image_height
+    return front_end.image_height, front_end.image_width

@@ -14,6 +14,7 @@ PARTS = {
     "decode": "bytes to samples, in the decoder's process",
     "mono": "channels to one",
     "transfer": "samples from the decoder's process",
+    "features": "loudness to chroma, their own decoding included",
     "resample": "to the front end's rate",
     "clean": "DC offset, denoising, trimming, normalising",
     "mel": "log-mel spectrogram",

@@ -17,7 +17,7 @@ from transforms.stage_metrics import BUSY_METRIC, FAILED_PREFIX, WORKER_PREFIX
 from transforms.storage.durable import commit
 
 _LIBRARIES = ("apache-beam", "torch", "transformers", "numpy", "scipy", "soxr", "soundfile", "av",
-              "librosa", "noisereduce", "pyarrow")  # fmt: skip
+              "librosa", "noisereduce", "pyarrow", "pyloudnorm")  # fmt: skip
 _OWN_NAMESPACES = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", "RollUp",
                    "Enhance")  # fmt: skip
 _BEAM_INFERENCE = "BeamML_ViT"

@@ -6,7 +6,7 @@ import importlib
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 
 import apache_beam as beam
@@ -37,11 +37,23 @@ def beam_options(config: RunnerConfig) -> PipelineOptions:
         is not there.
     """
     args = list(config.beam_args)
-    _check_known(args)
     if config.runner == "DirectRunner":
         args.append(f"--direct_num_workers={config.workers}")
-    args += cluster_options(config.runner, args)
-    return PipelineOptions([f"--runner={config.runner}", *args])
+    return runner_options(config.runner, args)
+
+
+def runner_options(runner: str, args: Sequence[str]) -> PipelineOptions:
+    """Beam's options of a runner: what was passed on, and what its cluster needs.
+
+    Raises
+    ------
+    UsageError
+        As :func:`beam_options`.
+    """
+    given = list(args)
+    _check_known(given)
+    given += cluster_options(runner, given)
+    return PipelineOptions([f"--runner={runner}", *given])
 
 
 def _check_known(args: list[str]) -> None:

@@ -1,27 +1,31 @@
-"""Train a small ViT on labelled tracks: ``python -m pipeline.train --data=... --output=...``.
+"""Train a model: ``python -m pipeline.train --task=... --data=... --output=...``.
 
-First it cross-validates over folds that share no artist, then it trains the model that is
-written on all tracks, for as many steps as the folds needed. The windows come from the stages
-that label (pipeline.prepare); docs/models.md says what was tried.
+genre       labels music, with a ViT (the default) or a recurrent or convolutional cell
+recognise   labels short recordings (spoken digits, sounds), with a cell
+denoise     removes noise, with a cell
+
+The training data come from the stages that label, through Parquet shards that Beam makes on any
+runner. A classifier is first cross-validated over folds that share no artist, then trained on all
+tracks; an enhancer is judged on one fold that it has not heard. An interrupted training goes on
+when the same command is given again, and ends with the same weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from pipeline.program import EXIT_DONE, exit_status, refuse_existing
+from pipeline.program import EXIT_DONE, exit_status
 from pipeline.resources import available_cores
 from transforms.errors import UsageError
-from transforms.models.front_end import PRESETS, FrontEnd
+from transforms.models.front_end import PRESETS
+from transforms.models.sequence import CELLS
+
+VIT = "vit"
+_CELL_OF = {"genre": VIT, "recognise": "lstm", "denoise": "lstm"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,168 +33,162 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.train",
         description=__doc__,
+        epilog="Options that are not listed here go to Apache Beam, which prepares the data.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
+    parser.add_argument("--task", choices=sorted(_CELL_OF), default="genre",
+                        help="(default: %(default)s)")  # fmt: skip
+    _add_data(parser.add_argument_group("data"))
+    _add_model(parser.add_argument_group("model"))
+    _add_training(parser.add_argument_group("training"))
+    return parser
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--data",
         required=True,
         metavar="TABLE|FOLDER",
         help="a table with uri (or path), label (or genre) and, where known, artist and fold; or a "
-        "folder with one sub-folder per label (LABEL/ARTIST/track or LABEL/track)",
+        "folder with one sub-folder per label (LABEL/ARTIST/track or LABEL/track). For denoise "
+        "the recordings are clean, and the label is their kind (music, speech, ...)",
     )
-    parser.add_argument("--root", metavar="FOLDER", help="for relative uris in the table")
-    parser.add_argument(
+    group.add_argument("--root", metavar="FOLDER", help="for relative uris in tables")
+    group.add_argument(
+        "--also",
+        metavar="TABLE|FOLDER",
+        help="further labelled tracks that every fold trains on and none is tested on, for "
+        "example synthetic voices",
+    )
+    group.add_argument(
+        "--shards",
+        type=Path,
+        metavar="FOLDER",
+        help="where the prepared data are kept for other trainings; a file system that the "
+        "runner's workers share (default: with the output's state, removed at the end)",
+    )
+    group.add_argument(
+        "--runner", default="DirectRunner", help="prepares the data (default: %(default)s)"
+    )
+    group.add_argument(
+        "--terms",
+        default="not stated",
+        metavar="TEXT",
+        help="source and licence of the training tracks, for the model card",
+    )
+    group.add_argument(
         "--output", required=True, type=Path, metavar="CHECKPOINT", help="a new folder"
     )
-    parser.add_argument(
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cell",
+        choices=(VIT, *CELLS),
+        help="vit labels images, for genre only; the others are causal sequence models "
+        "(default: vit for genre, else lstm)",
+    )
+    group.add_argument("--hidden_size", type=int, metavar="N", help="(default: the recipe's)")
+    group.add_argument("--layers", type=int, metavar="N", help="(default: the recipe's)")
+    group.add_argument(
         "--front_end",
         choices=sorted(PRESETS),
-        default="spectra",
-        help="preset, saved beside the weights (default: %(default)s)",
+        help="preset, saved beside the weights (default: spectra for vit, music_frames for other "
+        "genre models, speech_frames for recognise)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument(
-        "--steps", type=int, metavar="N", help="most training steps (default: the recipe's)"
-    )
-    parser.add_argument(
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    group.add_argument("--steps", type=int, metavar="N", help="most steps of a vit")
+    group.add_argument("--epochs", type=int, metavar="N", help="most epochs of the other models")
+    group.add_argument(
         "--held_out_share",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="of the artists that a fold trains on, up to 0.5: held out to stop early when their "
+        help="of the artists that are trained on, up to 0.5: held out to stop early when their "
         "loss no longer falls; 0 trains for all the steps (default: %(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--mask_bands",
         type=int,
-        default=0,
         metavar="ROWS",
-        help="SpecAugment: widest band of frequency to blank, in image rows (default: %(default)s)",
+        help="SpecAugment: widest band of frequency to blank, in mel bands or image rows",
     )
-    parser.add_argument(
+    group.add_argument(
         "--mask_columns",
         type=int,
-        default=0,
         metavar="COLUMNS",
-        help="SpecAugment: longest stretch of time to blank, in image columns "
-        "(default: %(default)s)",
+        help="SpecAugment: longest stretch of time to blank, in frames or image columns",
     )
-    parser.add_argument(
+    group.add_argument(
         "--cross_validate",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="without it the model trains for all the steps, and its card has no figures",
+        help="without it a classifier trains for all the steps, and its card has no figures",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--test_fold",
+        type=int,
+        default=0,
+        metavar="FOLD",
+        help="of denoise: not trained on, its figures stand in the card (default: %(default)s)",
+    )
+    group.add_argument(
+        "--merge",
+        metavar="A+B",
+        help="report the accuracy with these labels taken as one, too",
+    )
+    group.add_argument(
         "--threads",
         type=int,
         default=available_cores(),
         metavar="N",
         help="of PyTorch (default: the cores, here %(default)s)",
     )
-    parser.add_argument(
-        "--merge",
-        metavar="A+B",
-        help="report the accuracy with these labels taken as one, too",
-    )
-    parser.add_argument(
-        "--terms",
-        default="not stated",
-        metavar="TEXT",
-        help="source and licence of the training tracks, for the model card",
-    )
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit status, 0 or 2."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    options = build_parser().parse_args(arguments)
+    options, beam_args = build_parser().parse_known_args(arguments)
+    options.beam_args = beam_args
     options.command = shlex.join(["python", "-m", "pipeline.train", *arguments])
     return exit_status(lambda: _train(options))
 
 
 def _train(options: argparse.Namespace) -> int:
-    refuse_existing(options.output)
-    train(options)
+    options.cell = options.cell or _CELL_OF[options.task]
+    if options.cell == VIT and options.task != "genre":
+        raise UsageError(f"--cell=vit cannot --task={options.task}; one of {', '.join(CELLS)} can")
+    _check_ranges(options)
+    if options.task == "denoise":
+        from pipeline.train_enhancer import train_enhancer
+
+        train_enhancer(options)
+    else:
+        from pipeline.train_classifier import train_classifier
+
+        train_classifier(options)
     print(f"checkpoint: {options.output}")
     return EXIT_DONE
 
 
-def train(options: argparse.Namespace) -> None:
-    """Prepare, cross-validate, train on everything, write the checkpoint and its card."""
-    import torch
-
-    from pipeline import model_card
-    from pipeline.fit import Recipe, calibrate, fit, load_training_set
-    from pipeline.labelled import assign_folds, load_labelled
-    from transforms.augment import Augmentation
-    from transforms.models.vit_training import save_checkpoint, sharpen
-
-    front_end = PRESETS[options.front_end]
-    _check_ranges(options, front_end)
-    torch.set_num_threads(options.threads)
-    recipe = Recipe(
-        front_end=front_end,
-        seed=options.seed,
-        held_out_share=options.held_out_share,
-        augmentation=Augmentation(
-            mask_bands=options.mask_bands, mask_columns=options.mask_columns
-        ),
-    )
-    if options.steps is not None:
-        settings = dataclasses.replace(recipe.settings, steps=options.steps)
-        recipe = dataclasses.replace(recipe, settings=settings)
-    tracks = load_labelled(options.data, options.root)
-    if options.cross_validate:
-        tracks = assign_folds(tracks)
-    labels = {track.label for track in tracks}
-    if options.merge and not set(options.merge.split("+")) <= labels:
-        raise UsageError(f"--merge={options.merge}: the labels are {', '.join(sorted(labels))}")
-    say(f"{len(tracks)} tracks of {len({t.artist for t in tracks})} artists: making windows")
-    data = load_training_set(tracks, recipe)
-    folds = _cross_validate(data, recipe) if options.cross_validate else []
-    temperature, threshold = calibrate(data, folds) if folds else (1.0, 0.0)
-    steps = int(np.median([fold.trained.best_step for fold in folds])) if folds else None
-    say(f"training on all {len(tracks)} tracks")
-    trained = fit(data, np.arange(len(tracks)), recipe, stop_after=steps)
-    sharpen(trained.model, temperature)
-    save_checkpoint(trained.model, options.output, recipe.front_end, threshold)
-    report = model_card.report(options, recipe, data, folds, trained, temperature, threshold)
-    model_card.write(options.output, report, folds)
-
-
-def _check_ranges(options: argparse.Namespace, front_end: FrontEnd) -> None:
-    limits = {
-        "held_out_share": 0.5,
-        "mask_bands": front_end.image_height - 1,
-        "mask_columns": front_end.image_width - 1,
-    }
-    for name, largest in limits.items():
-        if not 0 <= getattr(options, name) <= largest:
-            raise UsageError(f"--{name}={getattr(options, name)}: must be from 0 to {largest}")
-    for name, smallest in {"steps": 1, "threads": 1, "seed": 0}.items():
+def _check_ranges(options: argparse.Namespace) -> None:
+    if not 0 <= options.held_out_share <= 0.5:
+        raise UsageError(f"--held_out_share={options.held_out_share}: must be from 0 to 0.5")
+    smallest = {"steps": 1, "epochs": 1, "threads": 1, "seed": 0, "hidden_size": 1, "layers": 1,
+                "mask_bands": 0, "mask_columns": 0, "test_fold": 0}  # fmt: skip
+    for name, least in smallest.items():
         value = getattr(options, name)
-        if value is not None and value < smallest:
-            raise UsageError(f"--{name}={value}: must be {smallest} or more")
-
-
-def _cross_validate(data: Any, recipe: Any) -> list[Any]:
-    from pipeline.fit import cross_validate, out_of_fold_scores
-
-    folds = []
-    for result in cross_validate(data, recipe):
-        folds.append(result)
-        predicted = out_of_fold_scores(data, [result])[result.tracks].argmax(axis=1)
-        accuracy = (predicted == data.truth[result.tracks]).mean()
-        say(f"fold {result.fold}: accuracy {accuracy:.3f}, stopped at {result.trained.best_step}")
-    return folds
-
-
-def say(text: str) -> None:
-    """A line of progress, with the time."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+        if value is not None and value < least:
+            raise UsageError(f"--{name}={value}: must be {least} or more")
+    foreign = ("steps",) if options.cell != VIT else ("epochs", "hidden_size", "layers")
+    for name in foreign:
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} is no setting of --cell={options.cell}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from transforms.records import (
 from transforms.rollup import Provenance, failure_rows, track_rows
 from transforms.scores import LabelRule
 from transforms.storage.dataset import Target
-from transforms.storage.known import EMBEDDINGS_KEY
+from transforms.storage.extras import with_extras
 from transforms.storage.publish import publish
 
 LABELS = ("jazz", "pop", "rock")
@@ -89,12 +90,10 @@ def segment(folder: Path | str, rows: list[dict[str, Any]]) -> str:
 
 def published(
     output: Path | str, rows: list[dict[str, Any]], run_id: str = "run-1", *,
-    embeddings: bool = False,
+    extras: Collection[str] = (),
 ) -> str:  # fmt: skip
     """Rows of tracks and of failures as the datasets of a run; gives the output back."""
-    schema = PREDICTIONS
-    if embeddings:
-        schema = schema.with_metadata({**schema.metadata, EMBEDDINGS_KEY: "true"})
+    schema = with_extras(PREDICTIONS, frozenset(extras)) if extras else PREDICTIONS
     kinds = [[row for row in rows if name in row] for name in ("label", "reason")]
     paths = [segment(f"{output}/journal", kind) for kind in kinds if kind]
     publish(paths, Target(str(output), run_id), schema)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from transforms.mel import decibels_to_image, under_peak
+from transforms.mel import decibels_to_image, refer
 from transforms.models.front_end import FrontEnd
 from transforms.records import FloatArray
 
@@ -81,7 +81,7 @@ def shift_bands(decibels: FloatArray, bands: int) -> FloatArray:
 
 def finish(decibels: FloatArray, front_end: FrontEnd) -> FloatArray:
     """A segment's decibels as the model's image, through labelling's own functions."""
-    return decibels_to_image(under_peak(decibels, front_end.top_db), front_end)
+    return decibels_to_image(refer(decibels, front_end), front_end)
 
 
 def augmented_image(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -21,6 +22,7 @@ from transforms.records import (
     FloatArray,
     Track,
     TrackFacts,
+    TrackFeatures,
 )
 from transforms.results import LABELS
 from transforms.stage_metrics import FAILURES
@@ -56,6 +58,7 @@ def decode_track(
     *,
     min_seconds: float,
     sandbox: Sandbox,
+    features: bool = False,
     count_seconds: Callable[[Mapping[str, float]], None] = lambda spent: None,
 ) -> Iterator[AudioWindow]:
     """Decode one track to its windows.
@@ -71,8 +74,10 @@ def decode_track(
         Less sound than this is a failure.
     sandbox : Sandbox
         Where the decoders run.
+    features : bool
+        Whether the facts have features, for which the track is decoded once more.
     count_seconds : callable
-        Takes the seconds that were spent, by part: decode, mono, transfer.
+        Takes the seconds that were spent, by part: decode, mono, transfer, features.
 
     Yields
     ------
@@ -109,7 +114,13 @@ def decode_track(
             )
         else:
             windows, frames = _placed(track, audio, opened, front_end, min_seconds)
-        yield from _with_facts(windows, source, audio, frames)
+        for window in _with_facts(windows, source, audio, frames):
+            if features and window.facts is not None:
+                heard = _features(source, front_end, sandbox, count_seconds)
+                window = dataclasses.replace(
+                    window, facts=dataclasses.replace(window.facts, features=heard)
+                )
+            yield window
 
 
 def _placed(
@@ -133,6 +144,23 @@ def _placed(
 def _decoded_again(opened: _Opened, **what: Any) -> Iterator[AudioWindow]:
     with opened() as audio:
         yield from cut_windows(audio.blocks(), **what)
+
+
+def _features(
+    source: Fetched,
+    front_end: FrontEnd,
+    sandbox: Sandbox,
+    count_seconds: Callable[[Mapping[str, float]], None],
+) -> TrackFeatures:
+    """Decode all channels of the whole track: its windows may be one channel of a few parts."""
+    started = time.perf_counter()
+    from transforms.features import track_features  # an option: librosa takes seconds to import
+
+    try:
+        with sandbox.open(source.path, max_seconds=front_end.decoded_seconds) as audio:
+            return track_features(audio.blocks(), sample_rate_hz=audio.info.sample_rate_hz)
+    finally:
+        count_seconds({"features": time.perf_counter() - started})
 
 
 def _with_facts(
@@ -184,6 +212,8 @@ class Decode(beam.PTransform):  # type: ignore[misc]
     known : KnownRows, optional
         A track whose very bytes are known is not decoded: skipped where they have a row under
         its own uri, else handed on as known.
+    features : bool
+        Whether the facts on a track's last window have features; see transforms.features.
 
     Returns
     -------
@@ -201,9 +231,12 @@ class Decode(beam.PTransform):  # type: ignore[misc]
     min_seconds: float = 0.1
     limits: DecoderLimits = _DEFAULT_LIMITS
     known: KnownRows | None = None
+    features: bool = False
 
     def expand(self, tracks: pvalue.PCollection[Track]) -> pvalue.DoOutputsTuple:
-        do_fn = _DecodeFn(self.front_end, self.min_seconds, self.limits, self.known)
+        do_fn = _DecodeFn(
+            self.front_end, self.min_seconds, self.limits, self.known, features=self.features
+        )
         outputs: pvalue.DoOutputsTuple = tracks | beam.ParDo(do_fn).with_outputs(
             FAILURES, KNOWN, COUNTS, main=WINDOWS
         )
@@ -217,10 +250,13 @@ class _DecodeFn(ContentDoFn):
         min_seconds: float,
         limits: DecoderLimits,
         known: KnownRows | None,
+        *,
+        features: bool = False,
     ) -> None:
         super().__init__(limits, known)
         self._front_end = front_end
         self._min_seconds = min_seconds
+        self._features = features
 
     def work(self, track: Track, source: Fetched) -> Iterator[AudioWindow]:
         windows = decode_track(
@@ -229,6 +265,7 @@ class _DecodeFn(ContentDoFn):
             self._front_end,
             min_seconds=self._min_seconds,
             sandbox=self._sandbox,
+            features=self._features,
             count_seconds=self._meter.timed.update,
         )
         for window in windows:

@@ -1,8 +1,9 @@
 """MelSpectrogram: prepared samples to log-mel to the model's image.
 
-The reference is librosa's ``melspectrogram`` and ``power_to_db(ref=numpy.max)``; the resize is
-that of ``torch.nn.functional.interpolate(mode="bilinear", antialias=True)``. Both are written
-here on numpy, scipy's sparse matrices and PyTorch's FFT, several times faster than the references.
+The references are librosa's ``melspectrogram`` and ``power_to_db`` (with ``ref=numpy.max``, or 1.0
+where the front end refers to full scale), and the resize of
+``torch.nn.functional.interpolate(mode="bilinear", antialias=True)``. All are written here on
+numpy, scipy's sparse matrices and PyTorch's FFT, several times faster than the references.
 """
 
 from __future__ import annotations
@@ -117,8 +118,13 @@ def power_to_db(power: FloatArray, top_db: float) -> FloatArray:
     -------
     float32, same shape, in [-top_db, 0]; all 0 for silence
     """
-    decibels = np.float32(10.0) * np.log10(np.maximum(power, np.float32(_AMIN)))
-    return under_peak(decibels, top_db)
+    return under_peak(to_decibels(power), top_db)
+
+
+def to_decibels(power: FloatArray) -> FloatArray:
+    """Decibels over a power of 1, float32, -100 for the least."""
+    decibels: FloatArray = np.float32(10.0) * np.log10(np.maximum(power, np.float32(_AMIN)))
+    return decibels
 
 
 def under_peak(decibels: FloatArray, top_db: float) -> FloatArray:
@@ -127,9 +133,30 @@ def under_peak(decibels: FloatArray, top_db: float) -> FloatArray:
     return floored
 
 
+def refer(decibels: FloatArray, front_end: FrontEnd) -> FloatArray:
+    """Decibels over a power of 1 to those over the front end's reference, floored.
+
+    Parameters
+    ----------
+    decibels : float32, any shape
+        As :func:`to_decibels` gives them.
+    front_end : FrontEnd
+
+    Returns
+    -------
+    float32, same shape
+        In [-top_db, 0] under the window's peak. Over full scale, where a frame's values depend on
+        no other frame, -top_db at least, and over 0 where a band holds more than a power of 1.
+    """
+    if front_end.reference == "peak":
+        return under_peak(decibels, front_end.top_db)
+    floored: FloatArray = np.maximum(decibels, np.float32(-front_end.top_db))
+    return floored
+
+
 def log_mel(samples: FloatArray, front_end: FrontEnd) -> FloatArray:
-    """Log-mel spectrogram, float32, (n_mels, frames), decibels in [-top_db, 0]."""
-    return power_to_db(mel_power(samples, front_end), front_end.top_db)
+    """Log-mel spectrogram, float32, (n_mels, frames), in decibels as :func:`refer` gives them."""
+    return refer(to_decibels(mel_power(samples, front_end)), front_end)
 
 
 @lru_cache(maxsize=8)
@@ -176,7 +203,8 @@ def to_image(samples: FloatArray, front_end: FrontEnd, timed: Timed = untimed) -
     Returns
     -------
     float32, shape (image_height, image_width)
-        -1 is ``top_db`` under the window's peak, 1 the peak. Low frequencies come first.
+        -1 is ``top_db`` under the reference, 1 the reference: the window's peak, or full scale,
+        which may be exceeded. Low frequencies come first.
     """
     with timed("mel"):
         decibels = log_mel(samples, front_end)
@@ -185,7 +213,7 @@ def to_image(samples: FloatArray, front_end: FrontEnd, timed: Timed = untimed) -
 
 
 def decibels_to_image(decibels: FloatArray, front_end: FrontEnd) -> FloatArray:
-    """A log-mel spectrogram in [-top_db, 0] to an image in [-1, 1].
+    """A log-mel spectrogram to an image: [-top_db, 0] becomes [-1, 1], what is over 0 over 1.
 
     Parameters
     ----------

@@ -51,6 +51,32 @@ class Track:
         return (self, *self.copies)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrackFeatures:
+    """What a track sounds like, as numbers; transforms.features says how each is made.
+
+    None is what cannot be told.
+    """
+
+    loudness_lufs: float | None = None  # integrated, of the whole track
+    true_peak_dbtp: float | None = (
+        None  # of the whole track; above 0 where it clips between samples
+    )
+    # The others are of the first features_seconds, in mono.
+    tempo_bpm: float | None = None
+    key: str | None = None  # "A minor", "C# major": twelve tonics, written with sharps
+    key_confidence: float | None = None  # correlation with the key's profile, 0 to 1
+    spectral_centroid_hz: float | None = None
+    spectral_bandwidth_hz: float | None = None
+    spectral_rolloff_hz: float | None = None
+    zero_crossing_rate: float | None = None  # of a sample, 0 to 1
+    rms: float | None = None  # full scale is 1.0
+    mfcc_mean: list[float] | None = None  # (20,)
+    mfcc_std: list[float] | None = None  # (20,)
+    chroma_mean: list[float] | None = None  # (12,), C to B, 0 to 1
+    features_seconds: float
+
+
 @dataclass(frozen=True)
 class TrackFacts:
     """What decoding found out about one file; travels on the track's last window."""
@@ -65,6 +91,7 @@ class TrackFacts:
     decoder: str  # "soundfile", "pyav", or "soundfile+pyav" where PyAV went on
     window_count: int
     decode_warnings: tuple[str, ...] = ()
+    features: TrackFeatures | None = None  # when asked for
 
 
 @dataclass(frozen=True)
@@ -106,7 +133,7 @@ class LogMelWindow(Window):
     """A window as the model sees it."""
 
     content_s: float
-    image: FloatArray  # (image_height, image_width), -1 (top_db under the peak) to 1 (the peak)
+    image: FloatArray  # (image_height, image_width), -1 (top_db under the reference) to 1 (it)
     facts: TrackFacts | None = None
     made_s: float = 0.0  # time.monotonic() of its process
 
@@ -175,6 +202,20 @@ class PredictionRow:
     scores: Annotated[list[float], _FLOATS]  # label order: the schema's metadata, key "labels"
     window_count: Annotated[int, pa.int32()]
     embedding: Annotated[list[float] | None, _FLOATS]
+    loudness_lufs: Annotated[float | None, pa.float32()]
+    true_peak_dbtp: Annotated[float | None, pa.float32()]
+    tempo_bpm: Annotated[float | None, pa.float32()]
+    key: Annotated[str | None, pa.string()]
+    key_confidence: Annotated[float | None, pa.float32()]
+    spectral_centroid_hz: Annotated[float | None, pa.float32()]
+    spectral_bandwidth_hz: Annotated[float | None, pa.float32()]
+    spectral_rolloff_hz: Annotated[float | None, pa.float32()]
+    zero_crossing_rate: Annotated[float | None, pa.float32()]
+    rms: Annotated[float | None, pa.float32()]
+    mfcc_mean: Annotated[list[float] | None, _FLOATS]
+    mfcc_std: Annotated[list[float] | None, _FLOATS]
+    chroma_mean: Annotated[list[float] | None, _FLOATS]
+    features_seconds: Annotated[float | None, pa.float64()]
     model_fingerprint: Annotated[str, pa.string()]
     front_end_fingerprint: Annotated[str, pa.string()]
     pipeline_version: Annotated[str, pa.string()]

@@ -11,6 +11,7 @@ then, or a failure, ``incomplete``. Where a window failed before, that failure i
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ from transforms.records import (
     FailureRow,
     PredictionRow,
     TrackFacts,
+    TrackFeatures,
     WindowPrediction,
     row_dict,
 )
@@ -59,6 +61,7 @@ def prediction_fields(
     scores = mean_scores(np.stack([w.log_probs for w in windows]), weights)
     fields = row_dict(facts)
     fields["decode_warnings"] = list(facts.decode_warnings)
+    fields |= feature_fields(fields.pop("features"))
     return fields | {
         "label": choose_label(scores, rule, has_sound=bool(weights.any())),
         "confidence": float(scores.max()),
@@ -66,6 +69,13 @@ def prediction_fields(
         "scores": scores.tolist(),
         "embedding": mean_embedding(windows, weights),
     }
+
+
+def feature_fields(features: TrackFeatures | None) -> dict[str, Any]:
+    """The columns of a track's features, all None where they were not asked for."""
+    if features is None:
+        return dict.fromkeys(field.name for field in dataclasses.fields(TrackFeatures))
+    return row_dict(features)
 
 
 def window_fields(window: WindowPrediction, rule: LabelRule) -> dict[str, Any]:

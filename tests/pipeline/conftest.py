@@ -17,7 +17,7 @@ def catalog(tmp_path_factory) -> Catalog:
 
 @pytest.fixture(scope="session")
 def one_worker(catalog, tiny_checkpoint, tmp_path_factory) -> Run:
-    """One worker, JSON Lines and embeddings."""
+    """One worker, JSON Lines, embeddings and features."""
     return label(
         tmp_path_factory.mktemp("one") / "labels",
         f"--model={tiny_checkpoint}",
@@ -25,6 +25,7 @@ def one_worker(catalog, tiny_checkpoint, tmp_path_factory) -> Run:
         "--precision=float32",
         "--format=json",
         "--embeddings",
+        "--features",
         "--progress=none",
         *catalog.inputs,
     )
@@ -32,13 +33,14 @@ def one_worker(catalog, tiny_checkpoint, tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="session")
 def two_workers(catalog, tiny_checkpoint, tmp_path_factory) -> Run:
-    """Two workers, the inputs in another order, and no failure allowed."""
+    """Two workers, the inputs in another order, the same extras, and no failure allowed."""
     return label(
         tmp_path_factory.mktemp("two") / "labels",
         f"--model={tiny_checkpoint}",
         "--workers=2",
         "--precision=float32",
         "--embeddings",
+        "--features",
         "--progress=none",
         "--max_failure_rate=0",
         *reversed(catalog.inputs),

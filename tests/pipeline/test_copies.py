@@ -8,6 +8,7 @@ from collections import Counter
 
 from tests.catalog import Run, label_here
 from tests.pipeline.shelf import WINDOWS, Shelf, counts, inferred, names, write_track
+from transforms.storage.extras import EXTRAS
 
 
 def add_copies(shelf: Shelf) -> list[str]:
@@ -78,6 +79,18 @@ def test_copies_are_labelled_where_the_known_rows_have_no_embeddings(shelf):
     assert counts(run) == {"listed": 7, "labelled": 6, "failed": 1, "skipped": 0}
     assert inferred(run) == sum(WINDOWS.values())
     assert all(len(row["embedding"]) == 32 for row in run.newest["predictions"])
+
+
+def test_copies_have_features(shelf):
+    run = shelf.label("--features")
+    first = {os.path.basename(row["uri"]): row for row in run.newest["predictions"]}["b.flac"]
+    copies = add_copies(shelf)
+    run = shelf.label("--features")
+    assert (inferred(run), counts(run)["labelled"]) == (0, 3)
+    assert first["loudness_lufs"] is not None
+    for row in run.newest["predictions"]:
+        assert os.path.relpath(row["uri"], shelf.music) in copies[1:]
+        assert {n: row[n] for n in EXTRAS["features"]} == {n: first[n] for n in EXTRAS["features"]}
 
 
 def test_files_that_differ_in_one_byte_in_the_middle_are_no_copies(shelf, tmp_path):

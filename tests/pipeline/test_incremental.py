@@ -9,10 +9,12 @@ import shutil
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 
 from tests.catalog import ROOT, Run, label_here
 from tests.checkpoints import make_checkpoint, tiny_front_end
 from tests.pipeline.shelf import WINDOWS, comparable, counts, inferred, names, write_track
+from transforms.storage.extras import EXTRAS
 
 
 def test_the_first_run_labels_everything(labelled_once):
@@ -123,6 +125,29 @@ def test_embeddings_that_are_missing_are_made_once(shelf):
     assert all(len(row["embedding"]) == 32 for row in run.newest["predictions"])
     assert counts(shelf.label("--embeddings"))["skipped"] == 3
     assert counts(shelf.label())["skipped"] == 3  # more than was asked for is enough
+
+
+def test_features_that_are_missing_are_made_once(shelf):
+    before = Run(shelf.output, 0, "", "").rows("predictions")
+    assert all(row[name] is None for row in before for name in EXTRAS["features"])
+    run = shelf.label("--features")
+    assert counts(run)["labelled"] == 3
+    seconds = [row["features_seconds"] for row in run.newest["predictions"]]
+    assert seconds == [row["duration_s"] for row in before]
+    assert counts(shelf.label("--features"))["skipped"] == 3
+    assert counts(shelf.label())["skipped"] == 3  # more than was asked for is enough
+    assert counts(shelf.label("--features", "--embeddings"))["labelled"] == 3
+
+
+def test_an_output_of_a_version_without_features_goes_on(shelf):
+    (path,) = (shelf.output / "predictions").glob("*.parquet")
+    pq.write_table(pq.read_table(path).drop_columns(EXTRAS["features"]), path)
+    shutil.copyfile(shelf.path("b.flac"), shelf.path("b copy.flac"))
+    run = shelf.label()
+    assert counts(run) == {"listed": 5, "labelled": 1, "failed": 1, "skipped": 3}
+    assert inferred(run) == 0
+    assert names(run.newest["predictions"]) == ["b copy.flac"]
+    assert counts(shelf.label("--features"))["labelled"] == 4
 
 
 def test_relabel_labels_everything_to_the_same_rows(shelf):

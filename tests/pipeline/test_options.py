@@ -44,6 +44,7 @@ def test_defaults():
     assert (config.runner, config.progress, config.max_failure_rate) == ("DirectRunner", "auto", 1)
     assert config.workers >= 1
     assert (config.verify, config.relabel) == ("version", False)
+    assert (config.features, config.embeddings) == (False, False)
     assert (config.decode_timeout_seconds, config.decode_memory_mib) == (60.0, 1024)
 
 
@@ -51,7 +52,7 @@ def test_options_arrive():
     config = parse_options(
         ["--input=a", "--input", "b*", "--output=s3://bucket/x/", "--windows=3", "--no-remove_dc",
          "--trim_silence_db=40", "--top_k=2", "--s3_endpoint_url=http://here", "--relabel",
-         "--verify=content", "--decode_timeout_seconds=1.5", "--decode_memory_mib=64"]
+         "--features", "--verify=content", "--decode_timeout_seconds=1.5", "--decode_memory_mib=64"]
     )  # fmt: skip
     assert config.inputs == ("a", "b*")
     assert config.output == "s3://bucket/x"
@@ -61,6 +62,7 @@ def test_options_arrive():
         "trim_silence_db": 40.0,
     }
     assert config.top_k == 2
+    assert (config.features, config.embeddings) == (True, False)
     assert (config.verify, config.relabel) == ("content", True)
     assert (config.decode_timeout_seconds, config.decode_memory_mib) == (1.5, 64)
     assert config.beam_args == ("--s3_endpoint_url=http://here",)

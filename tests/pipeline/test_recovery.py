@@ -22,6 +22,7 @@ from transforms.records import (
     row_dict,
     schema_of,
 )
+from transforms.rollup import feature_fields
 from transforms.storage.slices import write_slice
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc)
@@ -44,8 +45,9 @@ def track(name: str, run_id: str, windows: int = 2, listing: int = 0) -> dict:
         uri=name, track_id=None, content_sha256="0" * 64, size_bytes=1, modified_at=NOW,
         duration_s=1.0, sample_rate_hz=8_000, channels=1, container="wav", codec="pcm",
         decoder="soundfile", decode_warnings=[], label="rock", confidence=0.75, top_k=[],
-        scores=[0.25, 0.75], window_count=windows, embedding=None, model_fingerprint="m",
-        front_end_fingerprint="f", pipeline_version="0", run_id=run_id, labelled_at=NOW,
+        scores=[0.25, 0.75], window_count=windows, embedding=None, **feature_fields(None),
+        model_fingerprint="m", front_end_fingerprint="f", pipeline_version="0", run_id=run_id,
+        labelled_at=NOW,
     )  # fmt: skip
     nested = [{"window_index": number, **evidence} for number in range(windows)]
     return {**row_dict(row), "_listing": listing, "_windows": nested}

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from apache_beam import pvalue
 from apache_beam.transforms.window import GlobalWindow
@@ -20,9 +21,11 @@ from transforms import decode
 from transforms.audio.sandbox import DecoderLimits, Sandbox
 from transforms.decode import COUNTS, KNOWN, Decode, _DecodeFn
 from transforms.errors import Reason, StageError, StorageError
+from transforms.features import track_features
 from transforms.models.front_end import PRESETS
 from transforms.records import AudioWindow, Listing, Track
 from transforms.stage_metrics import FAILURES
+from transforms.storage.extras import EXTRAS
 from transforms.storage.known import KnownRows
 
 FRONT_END = dataclasses.replace(PRESETS["ccmusic"], window_seconds=1.0, hop_seconds=1.0)
@@ -50,8 +53,8 @@ def stage(sandbox, monkeypatch):
     monkeypatch.setattr(decode, "Sandbox", lambda _limits: sandbox)
     monkeypatch.setattr(sandbox, "close", lambda: None)  # kept for the next test
 
-    def run(*tracks, known=None, front_end=FRONT_END):
-        do_fn = _DecodeFn(front_end, 0.1, DecoderLimits(), known)
+    def run(*tracks, known=None, front_end=FRONT_END, features=False):
+        do_fn = _DecodeFn(front_end, 0.1, DecoderLimits(), known, features=features)
         do_fn.setup()
         do_fn.start_bundle()
         items = [item for track in tracks for item in do_fn.process(track)]
@@ -161,6 +164,40 @@ def test_no_room_for_temporary_copies_stops_the_run(wav, stage, monkeypatch):
     monkeypatch.setattr(decode, "decode_track", refuse)
     with pytest.raises(StorageError, match="no room"):
         stage(Track(str(wav)))
+
+
+# Features
+
+
+@pytest.mark.parametrize("windows", ["all", "middle", "2", "whole"])
+def test_features_are_of_all_channels_of_the_whole_track(folder, stage, windows):
+    sound = np.hstack([noise(3.5, 22_050, 1, seed) * level for seed, level in ((1, 1), (2, 0.1))])
+    path = write_soundfile(folder / f"f {windows}.wav", sound, 22_050, "WAV", "FLOAT")
+    front_end = dataclasses.replace(FRONT_END, windows=windows, channel_rule="first")
+    found, failures, *_ = stage(Track(str(path)), front_end=front_end, features=True)
+    assert failures == []
+    assert [window.facts is None for window in found[:-1]] == [True] * (len(found) - 1)
+    assert found[-1].facts.features == track_features([sound], sample_rate_hz=22_050)
+    without = stage(Track(str(path)), front_end=front_end)[0]
+    assert without[-1].facts == dataclasses.replace(found[-1].facts, features=None)
+    assert [w.samples.tobytes() for w in found] == [w.samples.tobytes() for w in without]
+
+
+def test_features_end_where_decoding_ends(wav, stage):
+    front_end = dataclasses.replace(FRONT_END, max_seconds=2.0)
+    found = stage(Track(str(wav)), front_end=front_end, features=True)[0]
+    assert found[-1].facts.features.features_seconds == 2.0
+
+
+def test_features_that_cannot_be_made_fail_the_track(wav, stage, monkeypatch):
+    def breaks(*_args, **_options):
+        raise ZeroDivisionError("by 0")
+
+    monkeypatch.setattr("transforms.features.track_features", breaks)
+    windows, (failure,), *_ = stage(Track(str(wav)), features=True)
+    assert [window.facts for window in windows] == [None] * 3
+    assert (failure.stage, failure.reason) == ("Decode", Reason.INTERNAL_ERROR)
+    assert failure.message == "ZeroDivisionError: by 0"
 
 
 # Elsewhere
@@ -308,7 +345,10 @@ def test_bytes_that_have_changed_are_decoded(tmp_path, wav, other, stage):
     assert content.track.members == (dataclasses.replace(track, copies=()),)
 
 
-@pytest.mark.parametrize("changes", [{"model_fingerprint": "x"}, {"embeddings": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"model_fingerprint": "x"}, *({"extras": frozenset({name})} for name in EXTRAS)],
+)
 def test_rows_of_another_kind_are_no_reason_to_skip(tmp_path, wav, stage, changes):
     known = dataclasses.replace(known_of(tmp_path, wav, Listing()), **changes)
     windows, _, contents, counts = stage(Track(str(wav)), known=known)

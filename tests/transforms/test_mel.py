@@ -163,6 +163,49 @@ def test_real_tracks_equal_librosa(genre):
     np.testing.assert_allclose(image, torch_image(mono, CCMUSIC), atol=1e-3 / 40)
 
 
+def librosa_full_scale(samples, front_end):
+    decibels = librosa.power_to_db(librosa_mel(samples, front_end), ref=1.0, top_db=None)
+    return np.maximum(decibels, -front_end.top_db)
+
+
+FULL_SCALE = {
+    "ccmusic": CCMUSIC.changed(reference="full_scale"),
+    **{name: front_end.changed(reference="full_scale") for name, front_end in OTHERS.items()},
+}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("front_end", FULL_SCALE.values(), ids=FULL_SCALE)
+def test_decibels_over_full_scale_equal_librosa(name, front_end):
+    ours = log_mel(SIGNALS[name], front_end)
+    theirs = librosa_full_scale(SIGNALS[name], front_end)
+    assert (ours.dtype, ours.shape) == (np.float32, theirs.shape)
+    # What lies further under its loudest band is float32's rounding, librosa's and ours.
+    sound = theirs > theirs.max() - 70
+    np.testing.assert_allclose(ours[sound], theirs[sound], atol=1e-3)
+    powers = [10 ** (decibels.astype(np.float64) / 10) for decibels in (ours, theirs)]
+    np.testing.assert_allclose(*powers, rtol=1e-3, atol=1e-10 * powers[1].max())
+
+
+def test_image_over_full_scale():
+    # Without a resize: the floor is -1, a power of 1 is 1, and more than that is not clipped.
+    front_end = FULL_SCALE["ccmusic"].changed(image_height=128, image_width=44)
+    image = to_image(SIGNALS["loud"], front_end)
+    decibels = librosa_full_scale(SIGNALS["loud"], front_end)
+    np.testing.assert_allclose(image, decibels * 2 / 80 + 1, atol=1e-3 / 40)
+    assert image.max() > 1
+    np.testing.assert_array_equal(to_image(SIGNALS["silence"], front_end), -np.ones((128, 44)))
+
+
+def test_a_frame_over_full_scale_does_not_know_what_comes_later():
+    front_end = FULL_SCALE["ccmusic"]
+    quiet = noise(RATE) * np.float32(0.01)
+    loud = np.concatenate([quiet[: RATE // 2], noise(RATE // 2, 1)])
+    before = (RATE // 2 - 1_024) // 512  # frames are centred: half of one looks ahead
+    pair = [log_mel(samples, front_end)[:, :before] for samples in (quiet, loud)]
+    np.testing.assert_array_equal(*pair)
+
+
 def test_power_equals_librosa_before_the_logarithm():
     ours, theirs = mel_power(SIGNALS["noise"], CCMUSIC), librosa_mel(SIGNALS["noise"], CCMUSIC)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)

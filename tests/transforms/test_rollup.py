@@ -20,6 +20,7 @@ from transforms.records import (
     Listing,
     PredictionRow,
     Track,
+    TrackFeatures,
     WindowPrediction,
     journal_schema,
     schema_of,
@@ -240,6 +241,16 @@ def test_embedding():
     ]
     (row,) = rows_of(windows)
     assert row["embedding"] == [0.75, 1.0]
+
+
+def test_features_are_columns():
+    heard = TrackFeatures(key="A minor", mfcc_mean=[0.5] * 20, features_seconds=3.5)
+    *windows, last = WINDOWS
+    facts = dataclasses.replace(last.facts, features=heard)
+    (row,) = rows_of([*windows, dataclasses.replace(last, facts=facts)])
+    assert "features" not in row
+    expected = dataclasses.asdict(heard)
+    assert {name: row[name] for name in expected} == expected
 
 
 # Listings and copies

@@ -24,6 +24,10 @@ MAX_IMAGE_SECONDS = 1_800.0  # of one window, which is held in memory
 
 ChannelRule = Literal["mean", "first"]
 Denoise = Literal["none", "spectral_gate"]
+Reference = Literal["peak", "full_scale"]
+
+_ADDED_LATER = ("reference",)
+"""Left out of a fingerprint where they have their default: rows of earlier runs stay known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class FrontEnd:
     n_mels: int  # mel bands, Slaney scale and normalisation (librosa's default)
     fmin_hz: float
     fmax_hz: float
-    top_db: float  # floor under the window's peak, decibels
+    top_db: float  # floor under the reference, decibels
     image_height: int  # n_mels is resized to this
     image_width: int  # the window's frames are resized to this
     window_seconds: float  # length of one image; ignored by windows="whole"
@@ -54,6 +58,7 @@ class FrontEnd:
     trim_silence_db: float | None = None  # cut edges quieter than this under the peak
     normalize_peak: bool = False  # scale the window's peak to 1.0
     max_seconds: float = 86_400.0  # of a track at most; decoding stops there
+    reference: Reference = "peak"  # of the decibels: the window's peak, or a power of 1
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -84,6 +89,8 @@ class FrontEnd:
             raise FrontEndError(f"front end: unknown channel_rule {self.channel_rule!r}")
         if self.denoise not in get_args(Denoise):
             raise FrontEndError(f"front end: unknown denoise {self.denoise!r}")
+        if self.reference not in get_args(Reference):
+            raise FrontEndError(f"front end: unknown reference {self.reference!r}")
         if self.trim_silence_db is not None and not self.trim_silence_db > 0:
             raise FrontEndError("front end: trim_silence_db must be positive or null")
 
@@ -101,7 +108,13 @@ class FrontEnd:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with every setting that can change a label."""
-        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        stated = {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in _ADDED_LATER or value != defaults[name]
+        }
+        canonical = json.dumps(stated, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def changed(self, **changes: Any) -> FrontEnd:
@@ -193,6 +206,37 @@ PRESETS: dict[str, FrontEnd] = {
         image_width=32,
         window_seconds=10.0,
         hop_seconds=5.0,
+    ),
+    # Frames for causal models: nothing refers to what comes later, nothing is resized.
+    "music_frames": FrontEnd(
+        sample_rate_hz=22_050,
+        n_fft=2_048,
+        hop_length=1_024,
+        n_mels=64,
+        fmin_hz=30.0,
+        fmax_hz=11_025.0,
+        top_db=80.0,
+        image_height=64,
+        image_width=216,
+        window_seconds=10.0,
+        hop_seconds=5.0,
+        remove_dc=False,
+        reference="full_scale",
+    ),
+    "speech_frames": FrontEnd(
+        sample_rate_hz=8_000,
+        n_fft=256,
+        hop_length=160,
+        n_mels=32,
+        fmin_hz=60.0,
+        fmax_hz=4_000.0,
+        top_db=80.0,
+        image_height=32,
+        image_width=101,
+        window_seconds=2.0,
+        hop_seconds=2.0,
+        remove_dc=False,
+        reference="full_scale",
     ),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +56,15 @@ def list_dataset(output: str, name: str) -> list[str]:
 
 
 def read_batches(
-    path: str, rows: int, columns: list[str] | None = None
+    path: str,
+    rows: int,
+    columns: Sequence[str] | None = None,
+    optional: Set[str] = frozenset(),
 ) -> Iterator[pa.RecordBatch]:
     """Read one file of a dataset, some rows at a time.
 
     A file without one of the columns is not of this version, or not of this project: it is passed
-    over with a warning.
+    over with a warning. Batches of a file without an ``optional`` one come without it.
     """
 
     def open_file() -> Any:
@@ -70,10 +73,12 @@ def read_batches(
         return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
     with retried(path, open_file) as source, pq.ParquetFile(source) as file:
-        if missing := sorted(set(columns or ()) - set(file.schema_arrow.names)):
+        present = set(file.schema_arrow.names)
+        if missing := sorted(set(columns or ()) - present - optional):
             _LOGGER.warning("%s is passed over: it has no column %s", path, missing[0])
             return
-        yield from file.iter_batches(rows, columns=columns)
+        wanted = None if columns is None else [name for name in columns if name in present]
+        yield from file.iter_batches(rows, columns=wanted)
 
 
 class DatasetWriter(AbstractContextManager["DatasetWriter"]):

@@ -22,9 +22,7 @@ from transforms.errors import FROM_OUTSIDE
 from transforms.records import Listing, Track
 from transforms.results import LABELS, Results
 from transforms.storage.dataset import list_dataset, read_batches
-
-EMBEDDINGS_KEY = "embeddings"
-"""Key of the predictions' schema metadata that says whether their rows have embeddings."""
+from transforms.storage.extras import extras_of
 
 _BATCH_ROWS = 10_000
 _COLUMNS = ["uri", "track_id", "size_bytes", "modified_at", "model_fingerprint",
@@ -46,8 +44,8 @@ class KnownRows:
         Of the run that asks, whose own rows do not count.
     model_fingerprint, front_end_fingerprint : str
         Rows of others do not count.
-    embeddings : bool
-        Whether only rows with embeddings count.
+    extras : frozenset of str
+        What the run was asked for (transforms.storage.extras): rows without it do not count.
     resumed_runs : tuple of str
         Interrupted runs that this one goes on with: what failed there counts as well, unless the
         reason may not have been the file's (transforms.errors.FROM_OUTSIDE).
@@ -63,7 +61,7 @@ class KnownRows:
     run_id: str
     model_fingerprint: str
     front_end_fingerprint: str
-    embeddings: bool = False
+    extras: frozenset[str] = frozenset()
     resumed_runs: tuple[str, ...] = ()
     by_version: bool = True
     resumed_only: bool = False
@@ -271,16 +269,11 @@ def _is_of(run_ids: tuple[str, ...], path: str) -> bool:
 def _batches(path: str, extra: list[str], rows: KnownRows) -> Iterator[pa.RecordBatch]:
     """The rows of one file that count, ``extra`` columns last."""
     for batch in read_batches(path, _BATCH_ROWS, [*_COLUMNS, *extra]):
-        if "content_sha256" in extra and rows.embeddings and not has_embeddings(batch):
+        if "content_sha256" in extra and not rows.extras <= extras_of(batch.schema):
             return
         same_model = pc.equal(batch["model_fingerprint"], rows.model_fingerprint)
         same_front_end = pc.equal(batch["front_end_fingerprint"], rows.front_end_fingerprint)
         yield batch.select([*_COLUMNS, *extra]).filter(pc.and_(same_model, same_front_end))
-
-
-def has_embeddings(batch: pa.RecordBatch) -> bool:
-    """Whether predictions come from a run that was asked for embeddings."""
-    return (batch.schema.metadata or {}).get(EMBEDDINGS_KEY.encode()) == b"true"
 
 
 def _versions(batch: pa.RecordBatch) -> Iterator[tuple[str, int | None, int | None, str | None]]:

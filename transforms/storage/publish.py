@@ -28,7 +28,7 @@ from transforms.records import (
 )
 from transforms.results import LABELS, Results, results_of
 from transforms.storage.dataset import DatasetWriter, JsonLinesWriter, Target, remove_datasets
-from transforms.storage.known import EMBEDDINGS_KEY
+from transforms.storage.extras import extras_of
 from transforms.storage.reuse import Reuse, Row, to_table
 
 STAGE_ORDER = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", "RollUp",
@@ -137,8 +137,8 @@ class _Tracks(ExitStack):
     def add_copies(self, rows: list[Row]) -> list[Row]:
         """Add copies of what earlier runs have labelled; gives back those that none has."""
         new = [row for row in rows if self._is_new(listing_key(row["uri"], row[LISTING_COLUMN]))]
-        embeddings = (self._schema.metadata or {}).get(EMBEDDINGS_KEY.encode()) == b"true"
-        reuse = Reuse(self._target, new, embeddings=embeddings, results=self._results)
+        extras = extras_of(self._schema)
+        reuse = Reuse(self._target, new, extras=extras, results=self._results)
         for found in reuse.predictions():
             self._write(to_table(found, self._schema))
         for found in reuse.windows() if self._results.has_windows else ():

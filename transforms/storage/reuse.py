@@ -8,8 +8,9 @@ predictions and windows of earlier runs, which it reads in batches.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from transforms.records import (
 from transforms.results import LABELS, Results
 from transforms.rollup import Provenance
 from transforms.storage.dataset import Target, list_dataset, read_batches
+from transforms.storage.extras import EXTRA_COLUMNS, EXTRAS, extras_of
 
 _OF_FILE = ("uri", "track_id", "size_bytes", "modified_at")  # not taken from the other row
 _BATCH_ROWS = 2_000
@@ -66,8 +68,8 @@ class Reuse:
         Whose output is searched; the rows of its own run are not.
     copies : sequence of dict
         Journalled predictions without scores.
-    embeddings : bool
-        Whether only rows with an embedding will do.
+    extras : set of str
+        What the run was asked for (transforms.storage.extras): rows without it will not do.
     results : Results
         Whose rows they are.
     """
@@ -77,13 +79,16 @@ class Reuse:
         target: Target,
         copies: Sequence[Row],
         *,
-        embeddings: bool,
+        extras: Set[str],
         results: Results = LABELS,
     ) -> None:
         self._target = target
-        self._embeddings = embeddings
+        self._extras = extras
         self._results = results
         self._columns = schema_of(results.row_class).names
+        not_asked = (columns for name, columns in EXTRAS.items() if name not in extras)
+        left_out = set(itertools.chain.from_iterable(not_asked))
+        self._left_out = dict.fromkeys(name for name in self._columns if name in left_out)
         self._wanted: dict[str, list[Row]] = defaultdict(list)
         for row in copies:
             self._wanted[row["content_sha256"]].append(row)
@@ -98,9 +103,11 @@ class Reuse:
         """Yield the copies with all that the other rows say, some at a time."""
         for path in self._earlier(self._results.dataset) if self._wanted else ():
             wanted = pa.array(list(self._wanted), pa.string())
-            for batch in read_batches(path, _BATCH_ROWS, self._columns):
+            for batch in read_batches(path, _BATCH_ROWS, self._columns, EXTRA_COLUMNS):
                 if not self._wanted:
                     return
+                if not self._extras <= extras_of(batch.schema):
+                    break
                 hit = pc.is_in(batch["content_sha256"], wanted)
                 yield [
                     filled
@@ -112,10 +119,10 @@ class Reuse:
         copies = self._wanted.get(source["content_sha256"], [])
         if not copies or not self._fits(source, copies[0]):
             return
-        known = {name: source[name] for name in self._columns}
+        known = {name: source.get(name) for name in self._columns}
         for copy in self._wanted.pop(source["content_sha256"]):
             made = {name: copy[name] for name in (*_OF_FILE, "run_id", self._results.time_column)}
-            made |= {"embedding": None} if not self._embeddings and "embedding" in known else {}
+            made |= self._left_out
             uris = self._sources[source["run_id"], source["uri"]]
             if copy["uri"] not in uris:  # two listings of one file have its windows once
                 uris.append(copy["uri"])
@@ -123,8 +130,7 @@ class Reuse:
 
     def _fits(self, source: Row, copy: Row) -> bool:
         same = ("model_fingerprint", "front_end_fingerprint")
-        embedded = not self._embeddings or source["embedding"] is not None
-        return embedded and all(source[name] == copy[name] for name in same)
+        return all(source[name] == copy[name] for name in same)
 
     def windows(self) -> Iterator[list[Row]]:
         """Yield the windows behind what :meth:`predictions` gave, some at a time."""

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from transforms.errors import CatalogError, FrontEndError
+from transforms.models.checkpoint import SHIPPED
 from transforms.models.front_end import (
     CCMUSIC_LABELS,
     FRONT_END_FILE,
@@ -37,6 +38,7 @@ OTHER = {
     "trim_silence_db": 60.0,
     "normalize_peak": True,
     "max_seconds": 60.0,
+    "reference": "full_scale",
 }
 
 
@@ -59,6 +61,28 @@ def test_fingerprint_changes_with_every_setting(name):
     assert changed.fingerprint() != CCMUSIC.fingerprint()
     assert len(changed.fingerprint()) == 16
     assert int(changed.fingerprint(), 16) >= 0
+
+
+@pytest.mark.parametrize(
+    ("front_end", "fingerprint"),
+    [
+        (PRESETS["ccmusic"], "b097cb25889ec9bf"),
+        (PRESETS["spectra"], "39fec486660abcc9"),
+        (load_front_end(SHIPPED / "genre-vit"), "39fec486660abcc9"),
+    ],
+)
+def test_settings_added_later_leave_known_fingerprints(front_end, fingerprint):
+    # As the first release wrote them into its rows, which must stay known.
+    assert front_end.fingerprint() == fingerprint
+
+
+def test_a_file_from_before_a_setting_was_added_loads(tmp_path):
+    CCMUSIC.save(tmp_path)
+    path = tmp_path / FRONT_END_FILE
+    content = json.loads(path.read_text())
+    assert content.pop("reference") == "peak"
+    path.write_text(json.dumps(content))
+    assert load_front_end(tmp_path) == CCMUSIC
 
 
 def test_a_track_in_one_image_has_a_bound():
@@ -176,6 +200,7 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path, name, value):
         ("windows", ""),
         ("channel_rule", "sum"),
         ("denoise", "rnnoise"),
+        ("reference", "noise"),
         ("trim_silence_db", 0.0),
         ("trim_silence_db", -60.0),
         ("trim_silence_db", math.nan),

@@ -13,6 +13,7 @@ import pytest
 from tests.rows import MODIFIED, PROVENANCE, failed_rows, labelled_rows, published, track
 from transforms.errors import Reason
 from transforms.records import Listing, Track
+from transforms.storage.extras import EXTRAS
 from transforms.storage.known import (
     Known,
     KnownRows,
@@ -67,7 +68,8 @@ def test_a_changed_file_is_not(tmp_path, changes):
     [
         {"model_fingerprint": "another"},
         {"front_end_fingerprint": "another"},
-        {"embeddings": True},
+        {"extras": frozenset({"embeddings"})},
+        {"extras": frozenset({"features"})},
         {"by_version": False},
     ],
     ids=str,
@@ -77,10 +79,12 @@ def test_rows_of_another_kind_do_not_count(tmp_path, changes):
     assert known(tmp_path, **changes).outcome(track(), PLAIN) is None
 
 
-def test_rows_with_embeddings_count_for_both(tmp_path):
-    published(tmp_path, labelled_rows(), embeddings=True)
-    for embeddings in (True, False):
-        assert known(tmp_path, embeddings=embeddings).outcome(track(), PLAIN) == "labelled"
+@pytest.mark.parametrize("rows_have", [*({name} for name in EXTRAS), set(EXTRAS)], ids=str)
+def test_rows_count_for_runs_that_ask_for_no_more(tmp_path, rows_have):
+    published(tmp_path, labelled_rows(), extras=rows_have)
+    for asked in (set(), {"embeddings"}, {"features"}, {"embeddings", "features"}):
+        outcome = known(tmp_path, extras=frozenset(asked)).outcome(track(), PLAIN)
+        assert outcome == ("labelled" if asked <= rows_have else None), asked
 
 
 def test_a_zone_is_no_other_time(tmp_path):

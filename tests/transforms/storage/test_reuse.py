@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from tests.rows import (
@@ -23,11 +24,11 @@ from tests.rows import (
 from transforms.journal import commit_segment
 from transforms.records import KnownContent, Listing, Track, journal_schema
 from transforms.storage.dataset import Target
-from transforms.storage.known import EMBEDDINGS_KEY
+from transforms.storage.extras import EXTRA_COLUMNS, EXTRAS, with_extras
 from transforms.storage.publish import publish, publish_journal
 from transforms.storage.reuse import copy_rows
 
-EMBEDDED = PREDICTIONS.with_metadata({**PREDICTIONS.metadata, EMBEDDINGS_KEY: "true"})
+EMBEDDED = with_extras(PREDICTIONS, {"embeddings"})
 OF_FILE = ("uri", "track_id", "size_bytes", "modified_at", "run_id", "labelled_at")
 
 
@@ -167,9 +168,11 @@ def test_a_copy_without_another_row_is_a_failure(target, changes):
     assert stored(target, "predictions") == stored(target, "windows") == []
 
 
-def test_rows_without_embeddings_will_not_do_where_these_are_asked_for(target):
-    path = copies(target, track("n.mp3"), schema=EMBEDDED)
-    assert publish([path], target, EMBEDDED) == {("failed", "incomplete"): 1}
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_rows_without_an_extra_will_not_do_where_it_is_asked_for(target, extra):
+    schema = with_extras(PREDICTIONS, {extra})
+    path = copies(target, track("n.mp3"), schema=schema)
+    assert publish([path], target, schema) == {("failed", "incomplete"): 1}
 
 
 @pytest.mark.parametrize(("schema", "expected"), [(EMBEDDED, [0.5, 1.0]), (PREDICTIONS, None)])
@@ -183,6 +186,59 @@ def test_embeddings_come_where_they_are_asked_for(target, tmp_path, schema, expe
     publish([copies(target, track("n.mp3"), "e3b0", schema=schema)], target, schema)
     (row,) = stored(target, "predictions")
     assert row["embedding"] == expected
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_features_come_where_they_are_asked_for(target, tmp_path, asked):
+    schema = with_extras(PREDICTIONS, {"features"})
+    heard = {"key": "A minor", "features_seconds": 3.5, "mfcc_mean": [0.5] * 20}
+    rows = labelled_rows("e.mp3", run_id="run-1e", sha256="e3b0")
+    rows = [row | heard for row in rows]
+    path = commit_segment(str(tmp_path / "j"), "tracks", rows, journal_schema(schema))
+    publish([path], Target(target.output, "run-1e"), schema)
+    wanted = schema if asked else PREDICTIONS
+    publish([copies(target, track("n.mp3"), "e3b0", schema=wanted)], target, wanted)
+    (row,) = stored(target, "predictions")
+    assert {name: row[name] for name in heard} == (heard if asked else dict.fromkeys(heard))
+
+
+def without_features(output: str) -> None:
+    """Rewrite predictions as a version has them that did not know of features."""
+    for path in (Path(output) / "predictions").glob("*.parquet"):
+        table = pq.read_table(path).drop_columns(EXTRAS["features"])
+        metadata = {k: v for k, v in table.schema.metadata.items() if k != b"features"}
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def test_rows_of_a_version_without_features_are_copied(target):
+    without_features(target.output)
+    publish([copies(target, track("n.mp3"))], target, PREDICTIONS)
+    (path,) = (Path(target.output) / "predictions").glob("run-2-*")
+    (row,) = pq.read_table(path).to_pylist()
+    assert (row["uri"], row["label"]) == ("n.mp3", "jazz")
+    assert all(row[name] is None for name in EXTRA_COLUMNS)
+
+
+def test_rows_of_a_version_without_features_will_not_do_where_they_are_asked_for(target):
+    without_features(target.output)
+    schema = with_extras(PREDICTIONS, {"features"})
+    path = copies(target, track("n.mp3"), schema=schema)
+    assert publish([path], target, schema) == {("failed", "incomplete"): 1}
+
+
+def test_the_journal_of_a_version_without_features_is_published(target):
+    """Its segments, copies too, lack the columns: the rows are as that version had them."""
+    names = [name for name in PREDICTIONS.names if name not in EXTRAS["features"]]
+    old = pa.schema([PREDICTIONS.field(name) for name in names], metadata=PREDICTIONS.metadata)
+    folder = f"{target.output}/journal/run-2"
+    without_features(target.output)
+    rows = labelled_rows("m.mp3", run_id="run-2", best=2, sha256="fade")
+    commit_segment(folder, "tracks", rows, journal_schema(old))
+    copies(target, track("n.mp3"), schema=old)
+    counts = publish_journal(folder, target)
+    assert counts == {("labelled", "jazz"): 1, ("labelled", "rock"): 1}
+    (path,) = (Path(target.output) / "predictions").glob("run-2-*")
+    assert pq.read_schema(path).names == names
 
 
 def test_a_manifests_columns_are_the_copys_own(target):

@@ -1,0 +1,222 @@
+"""Training of what removes noise, and its figures on performers that it has not heard."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import __version__
+from pipeline.fit_enhancer import EnhancerRecipe, fit_enhancer
+from pipeline.judge import Report, judge, methods_beside
+from pipeline.labelled import LabelledTrack, assign_folds, load_labelled
+from pipeline.mixtures import Recordings
+from pipeline.plots import plot_epochs, plot_improvements
+from pipeline.prepare import Shards
+from pipeline.training_run import begin, finish, say, shards_of
+from transforms.errors import InputError, UsageError
+from transforms.models.enhancer import Enhancer, SpectrumFrontEnd
+from transforms.models.front_end import FrontEnd
+from transforms.models.sequence import SequenceModel, save_weights
+
+_PIECE_SECONDS = 10.0  # of a recording in the shards
+_JUDGED_EACH = 6  # mixtures of each kind of recording, noise and level
+_EPOCHS = 40
+
+_CARD = """\
+---
+license: other
+tags: [audio-to-audio, denoising, streaming]
+---
+# {name}
+
+A causal {cell} that removes noise: a magnitude mask over {bins} bins ({n_fft}-point spectra
+every {hop} samples at {rate} Hz), the phase is kept. {parameters:,} parameters, a delay of
+{delay:.0f} ms.
+
+## What it can and cannot do
+
+- It was trained on {recordings} clean recordings ({kinds}) by {performers} performers, mixed with
+  synthesised noise: white, pink, hum, clicks, and babble of other recordings.
+- It hears up to {nyquist} Hz. What is over that is treated like the highest quarter of what it
+  hears.
+- It does not restore what noise has covered, and it cannot tell one voice from another.
+
+## Training data
+
+{terms}
+
+## Figures
+
+Improvement of the scale-invariant SDR in decibels, on performers that it has not heard (fold
+{fold}):
+
+{table}
+
+Beside noisereduce's spectral gating on the same mixtures: stationary {gate:+.1f} dB, moving
+{moving:+.1f} dB, this model {mean:+.1f} dB on average. Clean recordings become {loss:.2f} dB
+quieter (at most {largest:.2f} dB).
+
+## How it was made
+
+    {command}
+
+Software version {version}. All settings and the learning curve are in `training.json`.
+"""
+
+
+def load_recordings(
+    tracks: list[LabelledTrack], front_end: SpectrumFrontEnd, shards: Shards
+) -> Recordings:
+    """Clean recordings as samples at the enhancer's rate, in pieces of ten seconds.
+
+    Raises
+    ------
+    InputError
+        If one cannot be decoded.
+    """
+    prepared = FrontEnd(
+        sample_rate_hz=front_end.sample_rate_hz,
+        n_fft=front_end.n_fft,
+        hop_length=front_end.hop_length,
+        n_mels=1,
+        fmin_hz=0.0,
+        fmax_hz=front_end.sample_rate_hz / 2,
+        top_db=80.0,
+        image_height=1,
+        image_width=1,
+        window_seconds=_PIECE_SECONDS,
+        hop_seconds=_PIECE_SECONDS,
+    )
+    windows = shards.windows([track.uri for track in tracks], prepared, "samples")
+    for uri, message in windows.failures.items():
+        raise InputError(f"{uri}: {message}; remove it from --data")
+    return Recordings(
+        windows.images,
+        [tracks[index].label for index in windows.track],
+        [tracks[index].artist for index in windows.track],
+        front_end.sample_rate_hz,
+    )
+
+
+def train_enhancer(options: argparse.Namespace) -> None:
+    """Prepare, train, judge, write the checkpoint and its card."""
+    tracks = assign_folds(load_labelled(options.data, options.root, least_labels=1))
+    learned = {track.artist for track in tracks if track.fold != options.test_fold}
+    unheard = {track.artist for track in tracks if track.fold == options.test_fold} - learned
+    if not unheard or not learned:
+        raise UsageError(
+            f"--test_fold={options.test_fold}: no performer is in that fold alone; the folds are "
+            f"{', '.join(str(f) for f in sorted({track.fold or 0 for track in tracks}))}"
+        )
+    recipe = _recipe(options)
+    torch.set_num_threads(options.threads)
+    state_folder = begin(options)
+    say(f"{len(tracks)} recordings: preparing samples at {recipe.front_end.sample_rate_hz} Hz")
+    recordings = load_recordings(tracks, recipe.front_end, shards_of(options, state_folder))
+    fitted = fit_enhancer(
+        recordings.of(learned),
+        recipe,
+        state_path=state_folder / "all.safetensors",
+        report=lambda m: say(f"epoch {m['epoch']:.0f}: loss {m['train_loss']:.2f} dB"),
+    )
+    enhancer = Enhancer(SequenceModel(fitted.network), recipe.front_end)
+    say("judging, beside spectral gating")
+    report = judge(
+        recordings.of(unheard), methods_beside(enhancer), each=_JUDGED_EACH, seed=options.seed
+    )
+    output: Path = options.output
+    save_weights(fitted.network, output, {})
+    recipe.front_end.save(output)
+    content = _content(options, recipe, recordings.of(learned), fitted, report)
+    _write(output, content, report)
+    finish(options)
+
+
+def _recipe(options: argparse.Namespace) -> EnhancerRecipe:
+    sizes = {"hidden_size": options.hidden_size, "layers": options.layers}
+    return EnhancerRecipe(
+        cell=options.cell,
+        epochs=options.epochs or _EPOCHS,
+        seed=options.seed,
+        **{name: value for name, value in sizes.items() if value is not None},
+    )
+
+
+def _content(
+    options: argparse.Namespace, recipe: EnhancerRecipe, learned: Recordings, fitted: Any,
+    report: Report,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "name": options.output.name,
+        "command": options.command,
+        "version": __version__,
+        "task": options.task,
+        "terms": options.terms,
+        "test_fold": options.test_fold,
+        "recordings": len(learned.samples),
+        "seconds": round(sum(map(len, learned.samples)) / learned.sample_rate_hz),
+        "kinds": sorted(set(learned.kinds)),
+        "performers": len(set(learned.performers)),
+        "recipe": dataclasses.asdict(recipe),
+        "parameters": sum(p.numel() for p in fitted.network.parameters()),
+        "epochs": fitted.best_epoch,
+        "history": fitted.history,
+        "improvement_db": report.to_json(),
+    }
+
+
+def _write(folder: Path, content: dict[str, Any], report: Report) -> None:
+    (folder / "training.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "README.md").write_text(card(content))
+    plot_epochs(content["history"], "loss, decibels", folder / "learning_curve.png")
+    plot_improvements(report, folder / "improvement.png")
+
+
+def card(content: dict[str, Any]) -> str:
+    """The model card, Markdown."""
+    front_end = content["recipe"]["front_end"]
+    found = content["improvement_db"]
+    own = found["model"]
+    return _CARD.format(
+        name=content["name"],
+        cell=content["recipe"]["cell"].upper(),
+        bins=front_end["n_fft"] // 2 + 1,
+        n_fft=front_end["n_fft"],
+        hop=front_end["hop_length"],
+        rate=front_end["sample_rate_hz"],
+        delay=1e3 * front_end["n_fft"] / front_end["sample_rate_hz"],
+        nyquist=front_end["sample_rate_hz"] // 2,
+        parameters=content["parameters"],
+        recordings=content["recordings"],
+        kinds=", ".join(content["kinds"]),
+        performers=content["performers"],
+        terms=content["terms"],
+        fold=content["test_fold"],
+        table=table(own["by_noise_and_level"]),
+        gate=found["spectral gate"]["mean"],
+        moving=found["spectral gate, moving"]["mean"],
+        mean=own["mean"],
+        loss=own["clean"]["loss_db"],
+        largest=own["clean"]["largest_loss_db"],
+        command=content["command"],
+        version=content["version"],
+    )
+
+
+def table(by_noise: dict[str, dict[str, float]]) -> str:
+    """Improvements by noise (rows) and level (columns), Markdown."""
+    levels = list(next(iter(by_noise.values())))
+    lines = [
+        "| noise | " + " | ".join(f"{level} dB" for level in levels) + " | mean |",
+        "|---" * (len(levels) + 2) + "|",
+    ]
+    for noise, values in by_noise.items():
+        cells = [f"{value:+.1f}" for value in [*values.values(), np.mean(list(values.values()))]]
+        lines.append(f"| {noise} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
