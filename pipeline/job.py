@@ -1,4 +1,4 @@
-"""A labelling run from its configuration to its exit status."""
+"""A labelling run from its configuration to its exit status; the latter part is any job's."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,22 @@ def test_a_full_disk_is_no_file_s_fault(enhance, tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="No space left"):
         enhance(write(tmp_path / "a.wav", noise(0.5)))
     assert list((tmp_path / "drafts").iterdir()) == []
+
+
+def test_an_object_store_for_input_and_output(sandbox, tmp_path, memory_files):
+    """The draft lies in a folder of the worker, the object appears when it is complete."""
+    samples = noise(0.5, 44_100, 2)
+    path = write(tmp_path / "a.wav", samples)
+    memory_files["memtest://in/a.wav"] = path.read_bytes()
+    workplace = Workplace("memtest://out", "memtest://out/drafts", sandbox, StopWatch())
+    with fetched("memtest://in/a.wav") as source:
+        facts = enhance_file("memtest://in/a.wav", source, NONE, workplace)
+    (written,) = (name for name in memory_files if name.startswith("memtest://out"))
+    assert written == facts["output"]
+    content = memory_files[written]
+    assert hashlib.sha256(content).hexdigest() == facts["output_sha256"]
+    found, _ = sf.read(io.BytesIO(content), dtype="float32")
+    assert np.abs(found - (samples - samples.mean(axis=0, dtype=np.float64))).max() < 1e-6
 
 
 def test_decoding_stops_at_max_seconds(enhance, tmp_path):
