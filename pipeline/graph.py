@@ -13,7 +13,8 @@ from pipeline.jobs import Job
 from pipeline.options import LabelConfig
 from transforms.books import CloseBooks
 from transforms.decode import Decode
-from transforms.inference import RunInference, ViTModelHandler
+from transforms.denoise import Denoiser
+from transforms.inference import CheckpointHandler, RunInference, make_handler
 from transforms.mel import MelSpectrogram
 from transforms.models.checkpoint import Checkpoint
 from transforms.models.vit import Device, Precision
@@ -38,6 +39,7 @@ class LabelJob(Job):
     device: Device  # "auto" only where workers are not on this machine
     precision: Precision  # never "auto": one number type for all workers
     batch_size: int  # windows per call of the model
+    denoiser: Denoiser | None = None  # the enhancer that the front end names
 
     @property
     def target(self) -> Target:
@@ -57,20 +59,20 @@ class LabelJob(Job):
         return frozenset(name for name in EXTRAS if getattr(self.config, name))
 
     @property
-    def handler(self) -> ViTModelHandler:
+    def handler(self) -> CheckpointHandler:
         """What runs the model."""
-        return ViTModelHandler(
+        return make_handler(
             self.checkpoint,
-            batch_size=self.batch_size,
             device=self.device,
             precision=self.precision,
+            batch_size=self.batch_size,
             threads=self.threads,
             embeddings=self.config.embeddings,
         )
 
     @property
     def shared_model(self) -> dict[str, Any] | None:
-        """Arguments of load_vit; None where one process has the model for all."""
+        """Arguments of load_model; None where one process has the model for all."""
         return self.handler.model_settings if self.device == "cpu" else None
 
     @property
@@ -92,6 +94,7 @@ class LabelJob(Job):
         return {
             "model": {
                 "folder": str(self.checkpoint.folder),
+                "type": self.checkpoint.model_type,
                 "fingerprint": self.provenance.model_fingerprint,
                 "labels": list(self.checkpoint.labels),
                 "unknown_threshold": self.checkpoint.unknown_threshold,
@@ -157,7 +160,7 @@ def _label_windows(tracks: beam.PCollection, job: LabelJob) -> dict:  # type: ig
     decoded = tracks | Decode(
         front_end, config.min_seconds, job.limits, job.known, features=config.features
     )
-    prepared = decoded["windows"] | Preprocess(front_end)
+    prepared = decoded["windows"] | Preprocess(front_end, job.denoiser)
     images = prepared["windows"] | MelSpectrogram(front_end)
     inferred = images["windows"] | RunInference(job.handler)
     return {

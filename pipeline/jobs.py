@@ -82,7 +82,7 @@ class Job:
 
     @property
     def shared_model(self) -> dict[str, Any] | None:
-        """Arguments of transforms.models.vit.load_vit, for workers that share its weights."""
+        """Arguments of transforms.models.loading.load_model, for workers that share its weights."""
         return None
 
     def build(self, pipeline: beam.Pipeline) -> None:

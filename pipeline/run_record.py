@@ -20,7 +20,7 @@ _LIBRARIES = ("apache-beam", "torch", "transformers", "numpy", "scipy", "soxr", 
               "librosa", "noisereduce", "pyarrow", "pyloudnorm")  # fmt: skip
 _OWN_NAMESPACES = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", "RollUp",
                    "Enhance")  # fmt: skip
-_BEAM_INFERENCE = "BeamML_ViT"
+_BEAM_INFERENCE = ("BeamML_ViT", "BeamML_Sequence")  # of which a run has one
 
 
 def versions() -> dict[str, str]:
@@ -50,11 +50,11 @@ def stage_timings(result: Any) -> dict[str, dict[str, float]]:
             seconds = distribution.result.sum / 1e6
             busy = stages.setdefault(namespace, {})
             busy["busy_seconds"] = round(busy.get("busy_seconds", 0) + seconds, 3)
-        if namespace == _BEAM_INFERENCE and name == "inference_batch_latency_micro_secs":
+        if namespace in _BEAM_INFERENCE and name == "inference_batch_latency_micro_secs":
             inference = stages.setdefault("RunInference", {})
             inference["batches"] = distribution.result.count
             inference["model_seconds"] = round(distribution.result.sum / 1e6, 3)
-        if namespace == _BEAM_INFERENCE and name == "inference_request_batch_size":
+        if namespace in _BEAM_INFERENCE and name == "inference_request_batch_size":
             sizes = distribution.result
             inference = stages.setdefault("RunInference", {})
             inference |= {"windows_per_batch": round(sizes.mean, 2), "smallest_batch": sizes.min}

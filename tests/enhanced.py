@@ -11,11 +11,18 @@ import pyarrow.dataset as ds
 import soundfile as sf
 
 from tests.catalog import ROOT, Run, command_line, environment
+from tests.checkpoints import make_enhancer
+from transforms.models.enhancer import SpectrumFrontEnd
 from transforms.results import ENHANCED_AUDIO
 
 PROGRAM = "pipeline.enhance"
 OF_A_RUN = ("run_id", "enhanced_at", "failed_at")
 Rows = list[dict[str, Any]]
+
+
+def make_16khz_enhancer(folder: Path, *, all_pass: bool = False) -> Path:
+    """Save a small enhancer with the front end of those that are shipped."""
+    return make_enhancer(folder, front_end=SpectrumFrontEnd(), all_pass=all_pass)
 
 
 def enhance(output: Path, *options: str) -> Run:

@@ -19,8 +19,15 @@ import soundfile as sf
 
 from tests.audio_files import noise, sine, write_soundfile
 from tests.catalog import ROOT, Catalog, Run, environment, make_catalog
-from tests.checkpoints import make_enhancer
-from tests.enhanced import check_files, enhance, enhance_here, files, inside, rows
+from tests.enhanced import (
+    check_files,
+    enhance,
+    enhance_here,
+    files,
+    inside,
+    make_16khz_enhancer,
+    rows,
+)
 from tests.pipeline.shelf import write_track
 from transforms.records import FailureRow, schema_of
 from transforms.results import ENHANCED_AUDIO, EnhancedRow
@@ -30,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    return make_enhancer(tmp_path_factory.mktemp("models") / "small")
+    return make_16khz_enhancer(tmp_path_factory.mktemp("models") / "small")
 
 
 @pytest.fixture(scope="module")

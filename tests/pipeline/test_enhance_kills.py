@@ -14,8 +14,16 @@ import soundfile as sf
 
 from tests.audio_files import noise, sine, write_soundfile
 from tests.catalog import Run
-from tests.checkpoints import make_enhancer
-from tests.enhanced import PROGRAM, Rows, check_files, enhance_here, files, inside, rows
+from tests.enhanced import (
+    PROGRAM,
+    Rows,
+    check_files,
+    enhance_here,
+    files,
+    inside,
+    make_16khz_enhancer,
+    rows,
+)
 from tests.pipeline.processes import Forked, Started, segments, wait_until
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
@@ -40,7 +48,7 @@ def options(tmp_path_factory) -> list[str]:
     listed = [{"uri": "music/05.flac", "track_id": f"id {n}", "year": 1960 + n} for n in range(2)]
     manifest = folder / "m.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in listed))
-    model = make_enhancer(folder / "model")
+    model = make_16khz_enhancer(folder / "model")
     return [f"--input={music}", f"--input={manifest}", f"--model={model}", "--progress=none"]
 
 

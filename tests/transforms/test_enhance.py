@@ -16,7 +16,7 @@ import soundfile as sf
 from apache_beam.testing.util import assert_that, equal_to
 
 from tests.audio_files import noise, write_soundfile
-from tests.checkpoints import make_enhancer
+from tests.enhanced import make_16khz_enhancer
 from tests.rows import PROVENANCE
 from transforms import Enhance
 from transforms.audio.sandbox import DecoderLimits, Sandbox
@@ -155,7 +155,7 @@ def test_an_hour_takes_no_more_memory_than_two_minutes(tmp_path, method):
     """As float32 the hour is 110 MiB."""
     settings = NONE
     if method == "model":
-        folder = make_enhancer(tmp_path / "model")
+        folder = make_16khz_enhancer(tmp_path / "model")
         settings = EnhanceSettings(
             model=str(folder), model_fingerprint=fingerprint_of(folder),
             front_end=SpectrumFrontEnd(),

@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 
 from tests.audio_files import noise, sine, write_soundfile
-from tests.checkpoints import make_enhancer
+from tests.enhanced import make_16khz_enhancer
 from transforms import enhance_file as module
 from transforms.audio.sandbox import Sandbox
 from transforms.enhance_file import EnhanceSettings, Workplace, enhance_file, enhanced_path
@@ -33,7 +33,7 @@ def sandbox():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> EnhanceSettings:
     """Of a mask of one, so that only the DC offset goes."""
-    folder = make_enhancer(tmp_path_factory.mktemp("models") / "ones", gain=1.0)
+    folder = make_16khz_enhancer(tmp_path_factory.mktemp("models") / "ones", all_pass=True)
     return EnhanceSettings(
         model=str(folder), model_fingerprint=fingerprint_of(folder), front_end=SpectrumFrontEnd()
     )

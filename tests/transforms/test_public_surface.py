@@ -85,7 +85,12 @@ def modules_loaded_by(statement: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-INSIDE_THE_BACKEND = {"transforms.models.linear", "transforms.models.vit_network"}  # of vit
+INSIDE_THE_BACKEND = {
+    "transforms.models.linear",
+    "transforms.models.sequence_network",
+    "transforms.models.sequence_training",
+    "transforms.models.vit_network",
+}
 
 
 def test_models_import_neither_beam_nor_a_framework():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.audio_files import noise, sine
-from tests.checkpoints import make_enhancer as make_checkpoint
+from tests.enhanced import make_16khz_enhancer
 from transforms import track_enhancer
 from transforms.errors import WorkerError
 from transforms.models.checkpoint import fingerprint_of
@@ -56,7 +56,7 @@ def enhanced(model: Enhancer, samples: np.ndarray, rate: int, cuts=()) -> np.nda
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("enhancer") / "small")
+    return make_16khz_enhancer(tmp_path_factory.mktemp("enhancer") / "small")
 
 
 @pytest.fixture(scope="module")
