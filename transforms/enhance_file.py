@@ -26,14 +26,14 @@ from transforms.audio.sandbox import RemoteAudio, Sandbox
 from transforms.errors import Reason, StageError, StorageError
 from transforms.fetch import Fetched, fetched
 from transforms.manifest import is_local
-from transforms.models.enhancer import Enhancer, SpectrumFrontEnd
+from transforms.models.enhancer import Enhancer, SpectrumFrontEnd, load_same_enhancer
 from transforms.preprocess import check_samples
 from transforms.records import FloatArray
 from transforms.results import ENHANCED_AUDIO
 from transforms.sound_file import Bits, Format, SoundWriter, check_fits
 from transforms.stopwatch import StopWatch
 from transforms.storage.durable import committed
-from transforms.track_enhancer import load_same_enhancer, make_enhancer
+from transforms.track_enhancer import make_enhancer
 
 Method = Literal["model", "spectral_gate", "none"]
 Reconstruct = Literal["phase", "griffin_lim"]

@@ -22,8 +22,7 @@ import numpy as np
 import soxr
 
 from transforms.griffin_lim import heard_through_log_mel
-from transforms.models.checkpoint import find_same
-from transforms.models.enhancer import Enhancer, load_enhancer
+from transforms.models.enhancer import Enhancer
 from transforms.preprocess import spectral_gate
 from transforms.records import FloatArray
 from transforms.segments import Fifo, Segments
@@ -42,25 +41,6 @@ class SoundEnhancer(Protocol):
 
     def finish(self) -> FloatArray:
         """The frames that are still to come."""
-
-
-@functools.lru_cache(maxsize=1)
-def load_same_enhancer(model: str, fingerprint: str) -> Enhancer:
-    """Load a checkpoint, once in a process.
-
-    Parameters
-    ----------
-    model : str
-        A checkpoint's name or path.
-    fingerprint : str
-        Of the checkpoint: another one there is refused.
-
-    Raises
-    ------
-    WorkerError
-        If that checkpoint is not on this machine.
-    """
-    return load_enhancer(str(find_same(model, fingerprint)))
 
 
 class Unchanged:

@@ -307,7 +307,7 @@ def test_configuration_is_a_frozen_value():
 
     config = parse_options(["--input=a", "--output=b/"])
     assert (config.output, config.method, config.model, config.bits) == (
-        "b", "model", "denoise-gru", 24,
+        "b", "model", "denoise-lstm", 24,
     )  # fmt: skip
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.output = "c"  # type: ignore[misc]

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from tests.audio_files import noise, sine
 from tests.enhanced import make_16khz_enhancer
 from transforms import track_enhancer
-from transforms.errors import WorkerError
-from transforms.models.checkpoint import fingerprint_of
 from transforms.models.enhancer import Enhancer, SpectrumFrontEnd, load_enhancer
 from transforms.preprocess import spectral_gate
 from transforms.segments import Segments
@@ -22,7 +20,6 @@ from transforms.track_enhancer import (
     enhanced_blocks,
     gate,
     in_segments,
-    load_same_enhancer,
     make_enhancer,
 )
 
@@ -218,14 +215,3 @@ def test_a_model_is_asked_for_by_the_method_of_that_name_alone():
 
     for method in ("none", "spectral_gate"):
         make_enhancer(method, "phase", 8_000, 1, none)
-
-
-def test_a_model_is_loaded_once_in_a_process(checkpoint):
-    fingerprint = fingerprint_of(checkpoint)
-    first = load_same_enhancer(str(checkpoint), fingerprint)
-    assert load_same_enhancer(str(checkpoint), fingerprint) is first
-
-
-def test_another_model_under_its_name_is_refused(checkpoint):
-    with pytest.raises(WorkerError, match="all machines of a cluster need the same model"):
-        load_same_enhancer(str(checkpoint), "0123456789abcdef")
