@@ -71,7 +71,7 @@ def _load_tracks(
         raise UsageError(f"--merge={options.merge}: the labels are {', '.join(sorted(labels))}")
     if not options.also:
         return tracks, []
-    also = load_labelled(options.also, options.root)
+    also = load_labelled(options.also, options.root, least_labels=1, option="--also")
     if strange := sorted({track.label for track in also} - labels):
         raise UsageError(f"--also={options.also}: {', '.join(strange)}: not among --data's labels")
     known = {track.uri for track in tracks}

@@ -84,7 +84,10 @@ def modules_loaded_by(statement: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-INSIDE_THE_BACKEND = {"transforms.models.linear", "transforms.models.vit_network"}  # of vit
+INSIDE_THE_BACKEND = {
+    f"transforms.models.{name}"
+    for name in ("linear", "vit_network", "sequence_network", "sequence_training")
+}
 
 
 def test_models_import_neither_beam_nor_a_framework():
