@@ -1,17 +1,23 @@
 """The ViT's training: what it crops from, and the batches that it learns from."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 
-from pipeline.fit_vit import Crops, Recipe, load_training_set
+from pipeline import fit_vit
+from pipeline.fit_vit import Crops, Recipe, ViTLearner, load_training_set
 from pipeline.labelled import LabelledTrack
 from pipeline.prepare import Shards
 from pipeline.runner import run_locally
 from tests.audio_files import noise, write_soundfile
 from tests.checkpoints import tiny_front_end
+from tests.interruptions import InterruptionError, after
 from tests.training_sets import training_set
 from transforms.augment import finish, segment_decibels
 from transforms.errors import InputError
+from transforms.models.vit_training import ViTSettings
 
 FRONT_END = tiny_front_end(remove_dc=False)
 RATE_HZ = FRONT_END.sample_rate_hz
@@ -30,7 +36,7 @@ def test_crops_and_batches():
     for _ in range(4):
         data.segments.append([rng.uniform(-1, 1, (128, frames)).astype(np.float16)])
     crops = Crops(data, np.arange(4), recipe, rng)
-    batch = next(crops.batches(crops.fit_teacher()))
+    batch = next(crops.batches())
     assert batch.images.shape == (5, 64, 64)
     assert (batch.images.dtype, batch.targets.dtype) == (np.float32, np.float32)
     np.testing.assert_allclose(batch.targets.sum(axis=1), 1, atol=1e-5)
@@ -75,3 +81,65 @@ def test_tracks_that_cannot_be_trained_on(tmp_path, kind):
     tracks = [LabelledTrack(str(path), "pop", "A")]
     with pytest.raises(InputError, match=rf"bad\.flac: {message}.*remove it.*1 such"):
         load_training_set(tracks, Recipe(front_end=FRONT_END), Shards(tmp_path / "s", here))
+
+
+def tiny_recipe(**changes):
+    settings = ViTSettings(
+        patch_columns=8, hidden_size=32, layers=1, heads=2, steps=12, check_every=4, average=0.8
+    )
+    return Recipe(
+        front_end=FRONT_END, batch_size=5, teacher_passes=2, settings=settings, **changes
+    )
+
+
+@pytest.fixture(scope="module")
+def crops_data():
+    """Twelve tracks with one random segment and one window each."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (12, 64, 64)).astype(np.float32)
+    data = training_set([0, 1] * 6, [1] * 12, images=images)
+    frames = tiny_recipe().frames(0.25) + 7
+    for _ in range(12):
+        data.segments.append([rng.uniform(-1, 1, (128, frames)).astype(np.float16)])
+    return data
+
+
+def test_batches_go_on_where_their_state_was_asked_for(crops_data):
+    def stream():
+        rng = np.random.default_rng(1)
+        return Crops(crops_data, np.arange(9), tiny_recipe(), rng).batches()
+
+    whole, other = stream(), stream()
+    for _ in range(3):
+        next(whole)
+    state = json.loads(json.dumps(whole.state()))
+    other.restore(state)
+    for _ in range(3):
+        expected, found = next(whole), next(other)
+        for field in ("images", "targets", "statistics"):
+            np.testing.assert_array_equal(getattr(found, field), getattr(expected, field))
+
+
+@pytest.mark.parametrize("held_out", [None, np.array([9, 10, 11])], ids=["plain", "validated"])
+def test_an_interrupted_training_ends_as_another(crops_data, tmp_path, monkeypatch, held_out):
+    def fit(folder):
+        return ViTLearner(tiny_recipe(), folder).fit(
+            crops_data, np.arange(9), name="fold-2", seed=3, held_out=held_out
+        )
+
+    whole = fit(None)
+    with monkeypatch.context() as patch, pytest.raises(InterruptionError):
+        patch.setattr(fit_vit, "mask", after(6, fit_vit.mask))
+        fit(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["fold-2.safetensors"]
+    again = fit(tmp_path)
+    assert (again.best_step, again.curve) == (whole.best_step, whole.curve)
+    for name, tensor in again.model.state_dict().items():
+        assert torch.equal(tensor, whole.model.state_dict()[name]), name
+
+    monkeypatch.setattr(fit_vit, "mask", after(0, fit_vit.mask))
+    monkeypatch.setattr(Crops, "fit_teacher", after(0, Crops.fit_teacher))
+    finished = fit(tmp_path)  # without one more batch, and without its teacher
+    assert finished.best_step == whole.best_step
+    for name, tensor in finished.model.state_dict().items():
+        assert torch.equal(tensor, whole.model.state_dict()[name]), name
