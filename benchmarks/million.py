@@ -146,7 +146,7 @@ def _label(config: LabelConfig) -> int:
     from benchmarks.stand_ins import StandInDecode, StubHandler  # importing Beam logs warnings
     from pipeline import job
 
-    with mock.patch.multiple("pipeline.graph", Decode=StandInDecode, ViTModelHandler=StubHandler):
+    with mock.patch.multiple("pipeline.graph", Decode=StandInDecode, make_handler=StubHandler):
         return job.run(job.prepare(config))
 
 

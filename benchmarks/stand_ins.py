@@ -17,7 +17,7 @@ from transforms.audio.sandbox import DecoderLimits
 from transforms.decode import COUNTS, KNOWN, STAGE, WINDOWS
 from transforms.inference import ViTModelHandler
 from transforms.models.front_end import FrontEnd
-from transforms.models.vit import ViTOutput
+from transforms.models.interface import IntArray, ModelOutput
 from transforms.records import AudioWindow, FloatArray, Track, TrackFacts
 from transforms.stage_metrics import FAILURES, StageMeter
 from transforms.storage.known import KnownRows
@@ -104,11 +104,13 @@ class StubModel:
         self._answers: FloatArray = (logits - log_sums).astype(np.float32)
         self._embedding_size = embedding_size
 
-    def predict(self, images: FloatArray) -> ViTOutput:
+    def predict(
+        self, images: FloatArray, content_frames: IntArray | None = None
+    ) -> ModelOutput:
         """The answers to float32 images of shape (images, height, width)."""
         rows = [zlib.crc32(image[0].tobytes()) % _SOUNDS for image in images]
         embeddings = np.zeros((len(images), self._embedding_size), np.float32)
-        return ViTOutput(self._answers[rows], embeddings)
+        return ModelOutput(self._answers[rows], embeddings)
 
 
 class StubHandler(ViTModelHandler):

@@ -14,7 +14,7 @@ from transforms.models.checkpoint import DEFAULT_MODEL, shipped_models
 from transforms.models.front_end import PRESETS
 
 _DESCRIPTION = """\
-Label audio files: decode, log-mel, ViT, one row per track in Parquet.
+Label audio files: decode, log-mel, model, one row per track in Parquet.
 
   python -m pipeline.main --input='music/**/*.flac' --output=labels
   python -m pipeline.main --input=catalog.csv --output=s3://bucket/labels --windows=3
@@ -125,7 +125,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="CHECKPOINT",
-        help="folder of a transformers ViT (safetensors), or a shipped model: "
+        help="folder of a transformers ViT (safetensors) or of a recogniser, or a shipped model: "
         f"{', '.join(shipped_models()) or 'none'} (default: %(default)s)",
     )
     group.add_argument(
@@ -137,10 +137,14 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="auto: bfloat16 where the hardware multiplies it (default: %(default)s)",
+        help="auto: bfloat16 where the hardware multiplies it; a recogniser's is float32 (default: "
+        "%(default)s)",
     )
     group.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="a recogniser's is the CPU (default: %(default)s)",
     )
     group.add_argument(
         "--batch_size",
@@ -163,7 +167,7 @@ def _add_front_end(group: argparse._ArgumentGroup) -> None:
         "--windows",
         metavar="all|middle|N|whole",
         help="which parts of a track are labelled: all, the middle one, N spread evenly, or whole: "
-        "the entire track squeezed into one image",
+        "the entire track squeezed into one image (not with a recogniser)",
     )
     group.add_argument("--window_seconds", type=_positive(float), metavar="SECONDS")
     group.add_argument(
@@ -180,8 +184,12 @@ def _add_front_end(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--denoise",
-        choices=("none", "spectral_gate"),
-        help="spectral_gate lowers what is steady over a window: hiss and hum, but held tones too",
+        type=_path,
+        metavar="none|spectral_gate|CHECKPOINT",
+        help="spectral_gate lowers what is steady over a window: hiss and hum, but held tones too; "
+        "an enhancer's folder or shipped name "
+        f"({', '.join(shipped_models(enhancing=True)) or 'none ships'}): that model, on each "
+        "window alone",
     )
     group.add_argument(
         "--trim_silence_db",

@@ -1,6 +1,8 @@
-"""Evaluate a checkpoint on labelled tracks: ``python -m pipeline.evaluate --data=...``.
+"""Evaluate a checkpoint: ``python -m pipeline.evaluate --model=... --data=...``.
 
-The tracks are labelled by the batch pipeline itself, so what is measured is what users get.
+A model that labels (genre, recognise) is asked through the batch pipeline itself, so what is
+measured is what users get. A model that enhances (denoise) is judged on mixtures of clean
+recordings with synthesised noise, beside spectral gating.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import pyarrow.parquet as pq
 from pipeline.options import parse_options
 from pipeline.program import EXIT_DONE, exit_status
 from transforms.errors import UsageError
-from transforms.models.checkpoint import DEFAULT_MODEL
+from transforms.models.checkpoint import DEFAULT_MODEL, head_of
 from transforms.models.metrics import Evaluation, evaluate, merge_labels
 
 
@@ -30,8 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of ``python -m pipeline.evaluate``."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.evaluate",
-        description="Label tracks whose label is known and say how good the labels are. The model "
-        "must not have been trained on these tracks or their artists, or the figures flatter it.",
+        description=f"{__doc__}\nThe model must not have been trained on these recordings or "
+        "their artists, or the figures flatter it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Options that are not listed here are those of pipeline.main (--windows, "
         "--precision, --workers, ...).",
         allow_abbrev=False,
@@ -42,7 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         metavar="TABLE|FOLDER",
         help="a table with uri (or path), label (or genre) and optionally artist and fold, or a "
-        "folder with one sub-folder per label",
+        "folder with one sub-folder per label; for a model that enhances, clean recordings, and "
+        "the label is their kind (music, speech, ...)",
+    )
+    parser.add_argument(
+        "--fold", type=int, metavar="FOLD", help="only the recordings of this fold (default: all)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of mixtures with noise (default: %(default)s)"
     )
     parser.add_argument("--root", metavar="FOLDER", help="for relative uris in the table")
     parser.add_argument(
@@ -53,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("evaluation"),
         metavar="FOLDER",
-        help="for evaluation.json and confusion.png (default: %(default)s)",
+        help="for evaluation.json and pictures (default: %(default)s)",
     )
     return parser
 
@@ -72,8 +82,15 @@ def _evaluate(options: argparse.Namespace, label_args: Sequence[str]) -> int:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output={options.output} cannot be made: {error}") from error
+    if head_of(options.model) == "enhancement":
+        from pipeline.evaluate_enhancer import evaluate_enhancer
+
+        if label_args:
+            raise UsageError(f"{label_args[0]}: not an option for a model that enhances")
+        evaluate_enhancer(options)
+        return EXIT_DONE
     evaluation, failed = evaluate_checkpoint(
-        options.model, options.data, options.root, label_args, options.merge
+        options.model, options.data, options.root, label_args, options.merge, options.fold
     )
     _report(evaluation, failed, options)
     return EXIT_DONE
@@ -85,6 +102,7 @@ def evaluate_checkpoint(
     root: str | None = None,
     label_args: Sequence[str] = (),
     merge: str | None = None,
+    fold: int | None = None,
 ) -> tuple[Evaluation, int]:
     """Label the tracks with the batch pipeline and compare.
 
@@ -96,6 +114,8 @@ def evaluate_checkpoint(
         Further options of pipeline.main.
     merge : str, optional
         Labels to treat as one, joined by "+".
+    fold : int, optional
+        Only the tracks of this fold.
 
     Returns
     -------
@@ -113,6 +133,8 @@ def evaluate_checkpoint(
     from pipeline.labelled import load_labelled
 
     tracks = load_labelled(data, root)
+    if fold is not None and not (tracks := [t for t in tracks if t.fold == fold]):
+        raise UsageError(f"--fold={fold}: --data={data} has no track in it")
     with tempfile.TemporaryDirectory() as folder:
         table = {
             "uri": [track.uri for track in tracks],

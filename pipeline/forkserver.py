@@ -57,7 +57,7 @@ class ForkServer:
         Parameters
         ----------
         **arguments
-            Those of transforms.models.vit.load_vit; they must survive JSON.
+            Those of transforms.models.loading.load_model; they must survive JSON.
         """
         self._send({"load": arguments})
 

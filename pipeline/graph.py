@@ -11,7 +11,8 @@ from pipeline.options import LabelConfig
 from transforms.audio.sandbox import DecoderLimits
 from transforms.books import CloseBooks
 from transforms.decode import Decode
-from transforms.inference import RunInference, ViTModelHandler
+from transforms.denoise import Denoiser
+from transforms.inference import CheckpointHandler, RunInference, make_handler
 from transforms.mel import MelSpectrogram
 from transforms.models.checkpoint import Checkpoint
 from transforms.models.vit import Device, Precision
@@ -40,6 +41,7 @@ class LabelJob:
     threads: int  # of PyTorch, in each worker process
     batch_size: int  # windows per call of the model
     limits: DecoderLimits  # of the decoding of one file
+    denoiser: Denoiser | None = None  # the enhancer that the front end names
     resumed_runs: tuple[str, ...] = ()  # interrupted ones that this one goes on with
 
     @property
@@ -70,13 +72,13 @@ class LabelJob:
         return frozenset(name for name in EXTRAS if getattr(self.config, name))
 
     @property
-    def handler(self) -> ViTModelHandler:
+    def handler(self) -> CheckpointHandler:
         """What runs the model."""
-        return ViTModelHandler(
+        return make_handler(
             self.checkpoint,
-            batch_size=self.batch_size,
             device=self.device,
             precision=self.precision,
+            batch_size=self.batch_size,
             threads=self.threads,
             embeddings=self.config.embeddings,
         )
@@ -135,7 +137,7 @@ def _label_windows(tracks: beam.PCollection, job: LabelJob) -> dict:  # type: ig
     decoded = tracks | Decode(
         front_end, config.min_seconds, job.limits, job.known, features=config.features
     )
-    prepared = decoded["windows"] | Preprocess(front_end)
+    prepared = decoded["windows"] | Preprocess(front_end, job.denoiser)
     images = prepared["windows"] | MelSpectrogram(front_end)
     inferred = images["windows"] | RunInference(job.handler)
     return {

@@ -25,10 +25,11 @@ from pipeline.resources import available_cores, choose_batch_size, described
 from pipeline.runner import beam_options, check_runner, only_template, threads_per_worker
 from transforms.audio.sandbox import DecoderLimits
 from transforms.books import Books, read_books
+from transforms.denoise import find_denoiser
 from transforms.errors import StorageError, UsageError
 from transforms.journal import commit_count
 from transforms.manifest import carried_schema, file_uri_path, is_local, is_manifest
-from transforms.models.checkpoint import Checkpoint, load_checkpoint
+from transforms.models.checkpoint import SEQUENCE, Checkpoint, load_checkpoint
 from transforms.models.vit import (
     Device,
     Precision,
@@ -54,12 +55,13 @@ def prepare(config: LabelConfig) -> LabelJob:
     options = beam_options(config)
     FileSystems.set_options(options)
     check_runner(config.runner, options)
+    changes = dict(config.front_end_changes)
+    if denoiser := find_denoiser(changes.get("denoise")):
+        changes["denoise"] = denoiser.setting
     checkpoint = load_checkpoint(
-        config.model,
-        front_end_preset=config.front_end_preset,
-        front_end_changes=config.front_end_changes,
+        config.model, front_end_preset=config.front_end_preset, front_end_changes=changes
     )
-    device, precision = _resolve_arithmetic(config)
+    device, precision = _resolve_arithmetic(config, checkpoint.model_type)
     check_inputs(config.inputs)
     carried = carried_schema([path for path in config.inputs if is_manifest(path)])
     _check_writable(config.output)
@@ -79,15 +81,27 @@ def prepare(config: LabelConfig) -> LabelJob:
         threads=threads_per_worker(config),
         batch_size=config.batch_size or choose_batch_size(gpu_bytes(device)),
         limits=DecoderLimits(config.decode_timeout_seconds, config.decode_memory_mib << 20),
+        denoiser=denoiser,
     )
 
 
-def _resolve_arithmetic(config: LabelConfig) -> tuple[Device, Precision]:
+def _resolve_arithmetic(config: LabelConfig, model_type: str) -> tuple[Device, Precision]:
     """Device and number type for all workers: a row must not depend on which one made it.
 
     The machines of a cluster may differ from this one and from each other, so that "auto" is
     float32 there, which all of them have.
     """
+    if model_type == SEQUENCE:
+        for option, value, known in (
+            ("device", config.device, "cpu"),
+            ("precision", config.precision, "float32"),
+        ):
+            if value not in ("auto", known):
+                raise UsageError(
+                    f"--{option}={value}: --model={config.model} is a recogniser, which computes "
+                    f"on the CPU in float32; use --{option}={known}"
+                )
+        return "cpu", "float32"
     asked = cast(Precision, config.precision)
     if config.runner != "DirectRunner":
         return cast(Device, config.device), "float32" if asked == "auto" else asked

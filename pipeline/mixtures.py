@@ -138,3 +138,9 @@ def judged_mixtures(
                     place = [seed, noise_index, round(10 * snr_db), number]
                     rng = np.random.default_rng(place)
                     yield make_mixture(recordings, kind, noise, snr_db, length, rng)
+
+
+def example_mixture(recordings: Recordings, noise: Noise, *, seed: int) -> Mixture:
+    """One mixture to look at: four seconds with a noise 5 dB under the sound."""
+    rng = np.random.default_rng([seed, NOISES.index(noise)])
+    return make_mixture(recordings, None, noise, 5.0, 4 * recordings.sample_rate_hz, rng)

@@ -82,3 +82,24 @@ def plot_improvements(report: Report, path: Path) -> None:
     figure.axes[0].set_ylabel("SI-SDR improvement, dB")
     figure.axes[0].legend(fontsize="small")
     figure.savefig(path, dpi=110)
+
+
+def plot_spectrograms(
+    rows: Sequence[tuple[str, dict[str, Any]]], sample_rate_hz: int, path: Path
+) -> None:
+    """Spectrograms side by side: one row for each example, one column for each of its sounds."""
+    from matplotlib.figure import Figure
+
+    columns = len(rows[0][1])
+    figure = Figure(figsize=(4 * columns, 2.4 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
+    for panel_row, (name, sounds) in zip(panels, rows, strict=True):
+        loudest = max(float(np.abs(sound).max()) for sound in sounds.values())
+        for axes, (title, sound) in zip(panel_row, sounds.items(), strict=True):
+            axes.specgram(sound / max(loudest, 1e-9) + 1e-9, NFFT=512, noverlap=256,
+                          Fs=sample_rate_hz, vmin=-140, vmax=-40)  # fmt: skip
+            axes.set_title(f"{name}: {title}")
+        panel_row[0].set_ylabel("Hz")
+    for axes in panels[-1]:
+        axes.set_xlabel("seconds")
+    figure.savefig(path, dpi=90)

@@ -19,7 +19,7 @@ from transforms.storage.durable import commit
 _LIBRARIES = ("apache-beam", "torch", "transformers", "numpy", "scipy", "soxr", "soundfile", "av",
               "librosa", "noisereduce", "pyarrow", "pyloudnorm")  # fmt: skip
 _OWN_NAMESPACES = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", "RollUp")
-_BEAM_INFERENCE = "BeamML_ViT"
+_BEAM_INFERENCE = ("BeamML_ViT", "BeamML_Sequence")  # of which a run has one
 
 
 def versions() -> dict[str, str]:
@@ -49,11 +49,11 @@ def stage_timings(result: Any) -> dict[str, dict[str, float]]:
             seconds = distribution.result.sum / 1e6
             busy = stages.setdefault(namespace, {})
             busy["busy_seconds"] = round(busy.get("busy_seconds", 0) + seconds, 3)
-        if namespace == _BEAM_INFERENCE and name == "inference_batch_latency_micro_secs":
+        if namespace in _BEAM_INFERENCE and name == "inference_batch_latency_micro_secs":
             inference = stages.setdefault("RunInference", {})
             inference["batches"] = distribution.result.count
             inference["model_seconds"] = round(distribution.result.sum / 1e6, 3)
-        if namespace == _BEAM_INFERENCE and name == "inference_request_batch_size":
+        if namespace in _BEAM_INFERENCE and name == "inference_request_batch_size":
             sizes = distribution.result
             inference = stages.setdefault("RunInference", {})
             inference |= {"windows_per_batch": round(sizes.mean, 2), "smallest_batch": sizes.min}
@@ -139,6 +139,7 @@ def run_json(
         "resources": resources(job),
         "model": {
             "folder": str(job.checkpoint.folder),
+            "type": job.checkpoint.model_type,
             "fingerprint": job.provenance.model_fingerprint,
             "labels": list(job.checkpoint.labels),
             "unknown_threshold": job.checkpoint.unknown_threshold,

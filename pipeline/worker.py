@@ -5,7 +5,7 @@
 Imports and weights are there once: forked workers start at once and share their memory. The other
 side is pipeline.forkserver. Requests come over the socket, one JSON object per line:
 
-    {"load": {...}}                           arguments of transforms.models.vit.load_vit
+    {"load": {...}}                           arguments of transforms.models.loading.load_model
     {"start": NUMBER, "environment": {...}, "folder": "..."}
                                               a worker, with these environment variables, in which
                                               Beam's SDK worker finds what it needs, there
@@ -106,11 +106,12 @@ class _Server:
 
     def _answer(self, request: dict[str, Any]) -> Callable[[], None] | None:
         if "load" in request:
-            from transforms.models.vit import load_vit, use_threads
+            from transforms.models.loading import load_model
+            from transforms.models.vit import use_threads
 
             use_threads(1)  # a fork copies no pool of threads either
             with contextlib.suppress(CatalogError):  # of which a worker will tell
-                load_vit(**request["load"])
+                load_model(**request["load"])
             return None
         environment, folder = request["environment"], request["folder"]
         if not _CAN_FORK:
@@ -153,6 +154,7 @@ def _import_all() -> None:
     for name in (
         "apache_beam.runners.worker.sdk_worker_main",
         "pipeline.graph",
+        "transforms.models.sequence_network",
         "transforms.models.vit_network",
     ):
         importlib.import_module(name)

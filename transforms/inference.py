@@ -1,7 +1,7 @@
 """RunInference: images to log-probabilities, in batches of many tracks' windows.
 
-Every batch has one shape: the last one is padded. With a fixed shape a row's scores do not
-depend on its neighbours or on its place in the batch.
+A row's scores do not depend on its neighbours or on its place in the batch: every batch of a ViT
+has one shape, for which the last one is padded, and a recogniser computes each window alone.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference import base as beam_inference
 
 from transforms.errors import Reason, StageError
-from transforms.models.checkpoint import Checkpoint
-from transforms.models.vit import Device, Precision, ViT, ViTOutput, load_vit, use_threads
+from transforms.models.checkpoint import VIT, Checkpoint
+from transforms.models.interface import ImageArray, IntArray, Model, ModelOutput
+from transforms.models.loading import load_model
+from transforms.models.recogniser import frames_of
+from transforms.models.vit import Device, Precision, use_threads
 from transforms.records import FloatArray, LogMelWindow, WindowPrediction
 from transforms.stage_metrics import FAILURES, PROFILE, StageMeter
 
@@ -55,7 +58,7 @@ def check_scores(prediction: WindowPrediction) -> None:
 
 
 def to_predictions(
-    windows: Sequence[LogMelWindow], output: ViTOutput, *, embeddings: bool
+    windows: Sequence[LogMelWindow], output: ModelOutput, *, embeddings: bool
 ) -> Iterator[WindowPrediction]:
     """One prediction per window; the rows that padded the batch are dropped."""
     for row, window in enumerate(windows):
@@ -80,32 +83,30 @@ class LoadingModel:
         What it raises, the first prediction does.
     """
 
-    def __init__(self, load: Callable[[], ViT]) -> None:
+    def __init__(self, load: Callable[[], Model]) -> None:
         executor = ThreadPoolExecutor(1, "load-model")
         self._loading = executor.submit(load)
         executor.shutdown(wait=False)
 
-    def predict(self, images: npt.NDArray[Any]) -> ViTOutput:
-        """As :meth:`ViT.predict`, once the model is there."""
-        return self._loading.result().predict(images)
+    def predict(self, images: ImageArray, content_frames: IntArray) -> ModelOutput:
+        """As the model's own, once that is there."""
+        return self._loading.result().predict(images, content_frames)
 
 
-class ViTModelHandler(
+class CheckpointHandler(
     beam_inference.ModelHandler[LogMelWindow, WindowPrediction, LoadingModel]  # type: ignore[misc]
 ):
-    """Beam's ModelHandler over the ViT backend.
+    """Beam's ModelHandler over a checkpoint: what all backends have in common.
 
     Parameters
     ----------
     checkpoint : Checkpoint
     batch_size : int
-        Windows per call of the model; every call has exactly this shape.
-    device : {"auto", "cpu", "cuda"}
-    precision : {"auto", "float32", "bfloat16"}
+        Windows per call of the model at most.
     threads : int, optional
         PyTorch's CPU threads in each worker process; None leaves its default.
     embeddings : bool
-        Whether predictions carry the class token's embedding.
+        Whether predictions carry their windows' embeddings.
     """
 
     def __init__(
@@ -113,16 +114,12 @@ class ViTModelHandler(
         checkpoint: Checkpoint,
         *,
         batch_size: int = 8,
-        device: Device = "auto",
-        precision: Precision = "auto",
         threads: int | None = None,
         embeddings: bool = False,
     ) -> None:
         super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
         self._checkpoint = checkpoint
         self._batch_size = batch_size
-        self._device = device
-        self._precision = precision
         self._threads = threads
         self._embeddings = embeddings
         self._waits = Metrics.distribution(PROFILE, BATCH_WAIT)
@@ -136,10 +133,84 @@ class ViTModelHandler(
 
     @property
     def model_settings(self) -> dict[str, Any]:
-        """The arguments of transforms.models.vit.load_vit."""
+        """The arguments of transforms.models.loading.load_model."""
         return {
+            "kind": self._checkpoint.model_type,
             "model": self._checkpoint.name,
             "fingerprint": self._checkpoint.fingerprint,
+        }
+
+    def load_model(self) -> LoadingModel:
+        """Begin to load the weights; called once per worker process."""
+        if self._threads is not None:
+            use_threads(self._threads)
+        return LoadingModel(lambda: load_model(**self.model_settings))
+
+    def run_inference(
+        self,
+        batch: Sequence[LogMelWindow],
+        model: Model,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterable[WindowPrediction]:
+        """Predictions of at most ``batch_size`` windows, in their order."""
+        waited_s = time.monotonic() - sum(window.made_s for window in batch) / len(batch)
+        self._waits.update(round(1e6 * waited_s))
+        rows = self._rows_for(len(batch))
+        self._rows.inc(rows)
+        images = pad_batch([w.image for w in batch], rows, self._image_type)
+        content_frames = np.zeros(rows, dtype=np.int64)
+        front_end = self._checkpoint.front_end
+        content_frames[: len(batch)] = [frames_of(w.content_s, front_end) for w in batch]
+        output = model.predict(images, content_frames)
+        return to_predictions(batch, output, embeddings=self._embeddings)
+
+    @property
+    def _image_type(self) -> type[np.floating[Any]]:
+        return np.float32
+
+    def _rows_for(self, windows: int) -> int:
+        """Rows of the batch that so many windows are computed in."""
+        return windows
+
+    def get_num_bytes(self, batch: Sequence[LogMelWindow]) -> int:
+        """Bytes of the images (Beam's default pickles the batch to find out)."""
+        return sum(window.image.nbytes for window in batch)
+
+
+class ViTModelHandler(CheckpointHandler):
+    """Beam's ModelHandler over the ViT backend.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    batch_size : int
+        Windows per call of the model; every call has exactly this shape.
+    device : {"auto", "cpu", "cuda"}
+    precision : {"auto", "float32", "bfloat16"}
+    threads, embeddings
+        As for :class:`CheckpointHandler`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        batch_size: int = 8,
+        device: Device = "auto",
+        precision: Precision = "auto",
+        threads: int | None = None,
+        embeddings: bool = False,
+    ) -> None:
+        super().__init__(
+            checkpoint, batch_size=batch_size, threads=threads, embeddings=embeddings
+        )
+        self._device = device
+        self._precision = precision
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """The arguments of transforms.models.loading.load_model."""
+        return super().model_settings | {
             "device": self._device,
             "precision": self._precision,
             "batch_size": self._batch_size,
@@ -150,6 +221,9 @@ class ViTModelHandler(
         """Half the bytes on the way to a GPU, whose products are no finer."""
         return np.float16 if self.share_model_across_processes() else np.float32
 
+    def _rows_for(self, windows: int) -> int:
+        return self._batch_size
+
     def share_model_across_processes(self) -> bool:
         """Whether one process has the model for all workers of a machine: the one with a GPU.
 
@@ -157,32 +231,35 @@ class ViTModelHandler(
         """
         return self._device == "cuda"
 
-    def load_model(self) -> LoadingModel:
-        """Begin to load the weights; called once per worker process."""
-        if self._threads is not None:
-            use_threads(self._threads)
-        return LoadingModel(lambda: load_vit(**self.model_settings))
-
-    def run_inference(
-        self,
-        batch: Sequence[LogMelWindow],
-        model: LoadingModel,
-        inference_args: dict[str, Any] | None = None,
-    ) -> Iterable[WindowPrediction]:
-        """Predictions of at most ``batch_size`` windows, in their order."""
-        waited_s = time.monotonic() - sum(window.made_s for window in batch) / len(batch)
-        self._waits.update(round(1e6 * waited_s))
-        self._rows.inc(self._batch_size)
-        images = pad_batch([w.image for w in batch], self._batch_size, self._image_type)
-        return to_predictions(batch, model.predict(images), embeddings=self._embeddings)
-
-    def get_num_bytes(self, batch: Sequence[LogMelWindow]) -> int:
-        """Bytes of the images (Beam's default pickles the batch to find out)."""
-        return sum(window.image.nbytes for window in batch)
-
     def get_metrics_namespace(self) -> str:
         """The namespace of Beam's own inference metrics."""
         return "BeamML_ViT"
+
+
+class SequenceModelHandler(CheckpointHandler):
+    """Beam's ModelHandler over the recogniser backend, on the CPU and in float32."""
+
+    def get_metrics_namespace(self) -> str:
+        """The namespace of Beam's own inference metrics."""
+        return "BeamML_Sequence"
+
+
+def make_handler(
+    checkpoint: Checkpoint, *, device: Device, precision: Precision, **common: Any
+) -> CheckpointHandler:
+    """The handler of a checkpoint's kind.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    device, precision
+        Of a ViT; a recogniser has one of each.
+    **common
+        As for :class:`CheckpointHandler`.
+    """
+    if checkpoint.model_type == VIT:
+        return ViTModelHandler(checkpoint, device=device, precision=precision, **common)
+    return SequenceModelHandler(checkpoint, **common)
 
 
 class _CheckDoFn(beam.DoFn):  # type: ignore[misc]
@@ -218,10 +295,11 @@ class RunInference(beam.PTransform):  # type: ignore[misc]
 
     Parameters
     ----------
-    handler : ViTModelHandler
+    handler : CheckpointHandler
+        As :func:`make_handler` chooses it.
     """
 
-    handler: ViTModelHandler
+    handler: CheckpointHandler
 
     def expand(self, windows: beam.PCollection) -> dict[str, beam.PCollection]:
         checked = windows | "CheckImages" >> beam.ParDo(

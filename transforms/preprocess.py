@@ -1,7 +1,7 @@
 """Preprocess: a decoded window to mono samples at the front end's rate.
 
 The steps, in this order: channel rule, resampling and cutting off the margin, DC-offset
-removal, spectral-gate denoising, silence trim, peak normalisation, padding.
+removal, denoising (a spectral gate, or a model), silence trim, peak normalisation, padding.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import numpy as np
 import soxr
 
 from transforms.audio.channels import to_mono
-from transforms.errors import Reason, StageError
+from transforms.denoise import Denoiser, enhanced_window
+from transforms.errors import FrontEndError, Reason, StageError
+from transforms.models.enhancer import Enhancer
 from transforms.models.front_end import FrontEnd
 from transforms.records import AudioWindow, FloatArray, PreparedWindow
 from transforms.stage_metrics import FAILURES, StageMeter
@@ -103,7 +105,12 @@ def check_samples(samples: FloatArray) -> None:
         )
 
 
-def prepare(window: AudioWindow, front_end: FrontEnd, timed: Timed = untimed) -> PreparedWindow:
+def prepare(
+    window: AudioWindow,
+    front_end: FrontEnd,
+    timed: Timed = untimed,
+    enhancer: Enhancer | None = None,
+) -> PreparedWindow:
     """All of Preprocess for one window.
 
     Parameters
@@ -113,6 +120,8 @@ def prepare(window: AudioWindow, front_end: FrontEnd, timed: Timed = untimed) ->
     front_end : FrontEnd
     timed : Timed
         Counts the seconds of the parts mono, resample, and clean (the optional steps).
+    enhancer : Enhancer, optional
+        The one that the front end names.
 
     Returns
     -------
@@ -134,7 +143,7 @@ def prepare(window: AudioWindow, front_end: FrontEnd, timed: Timed = untimed) ->
     with timed("resample"):
         samples = fit_length(resample(mono, window.sample_rate_hz, rate_hz)[offset:], length)
     with timed("clean"):
-        samples, silent = _cleaned(samples, front_end)
+        samples, silent = _cleaned(samples, front_end, enhancer)
     content_s = 0.0 if silent else len(samples) / rate_hz
     if front_end.windows != "whole":
         samples = fit_length(samples, front_end.window_samples)
@@ -149,13 +158,17 @@ def prepare(window: AudioWindow, front_end: FrontEnd, timed: Timed = untimed) ->
     )
 
 
-def _cleaned(samples: FloatArray, front_end: FrontEnd) -> tuple[FloatArray, bool]:
+def _cleaned(
+    samples: FloatArray, front_end: FrontEnd, enhancer: Enhancer | None
+) -> tuple[FloatArray, bool]:
     """What is left after the optional steps, and whether it was digital silence."""
     if front_end.remove_dc:
         samples = remove_dc(samples)
     silent = not samples.any()
     if front_end.denoise == "spectral_gate":
         samples = spectral_gate(samples, front_end.sample_rate_hz)
+    if enhancer is not None:
+        samples = enhanced_window(samples, front_end.sample_rate_hz, enhancer)
     if front_end.trim_silence_db is not None:
         samples = trim_silence(samples, front_end.trim_silence_db)
     if front_end.normalize_peak:
@@ -164,14 +177,21 @@ def _cleaned(samples: FloatArray, front_end: FrontEnd) -> tuple[FloatArray, bool
 
 
 class _PrepareDoFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, front_end: FrontEnd, denoiser: Denoiser | None) -> None:
         self._front_end = front_end
+        self._denoiser = denoiser
+        self._enhancer: Enhancer | None = None
         self._meter = StageMeter("Preprocess")
 
+    def setup(self) -> None:
+        if self._denoiser is not None:
+            self._enhancer = self._denoiser.load()
+
     def process(self, window: AudioWindow) -> Iterator[Any]:
-        yield from self._meter.run(
-            window.track, lambda: [prepare(window, self._front_end, self._meter.timed)]
-        )
+        yield from self._meter.run(window.track, lambda: [self._prepared(window)])
+
+    def _prepared(self, window: AudioWindow) -> PreparedWindow:
+        return prepare(window, self._front_end, self._meter.timed, self._enhancer)
 
 
 @dataclass
@@ -181,11 +201,26 @@ class Preprocess(beam.PTransform):  # type: ignore[misc]
     Parameters
     ----------
     front_end : FrontEnd
+    denoiser : Denoiser, optional
+        The enhancer that ``front_end.denoise`` names, where it names one.
+
+    Raises
+    ------
+    FrontEndError
+        If it is another one, or missing.
     """
 
     front_end: FrontEnd
+    denoiser: Denoiser | None = None
+
+    def __post_init__(self) -> None:
+        given = None if self.denoiser is None else self.denoiser.setting
+        if given != (self.front_end.denoise if self.front_end.needs_enhancer else None):
+            raise FrontEndError(
+                f"Preprocess: the front end's denoise is {self.front_end.denoise}, the denoiser is "
+                f"{given}; give the one that it names"
+            )
 
     def expand(self, windows: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        return windows | beam.ParDo(_PrepareDoFn(self.front_end)).with_outputs(
-            FAILURES, main="windows"
-        )
+        do_fn = _PrepareDoFn(self.front_end, self.denoiser)
+        return windows | beam.ParDo(do_fn).with_outputs(FAILURES, main="windows")

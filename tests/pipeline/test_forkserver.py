@@ -124,7 +124,7 @@ def test_weights_are_loaded_before_the_fork(server, tmp_path):
         "model": str(folder), "fingerprint": fingerprint_of(folder),
         "device": "cpu", "precision": "float32", "batch_size": 2,
     }  # fmt: skip
-    server.load(**settings)
+    server.load(kind="vit", **settings)
     work = f"""
         from transforms.models.vit import load_vit
         load_vit(**{settings!r})
@@ -138,8 +138,9 @@ def test_weights_that_cannot_be_loaded_are_the_worker_s_to_tell(server, tmp_path
     fingerprint = fingerprint_of(folder)
     (folder / "model.safetensors").write_bytes(b"no weights")
     server.load(
-        model=str(folder), fingerprint=fingerprint, device="cpu", precision="float32", batch_size=2
-    )
+        kind="vit", model=str(folder), fingerprint=fingerprint,
+        device="cpu", precision="float32", batch_size=2,
+    )  # fmt: skip
     assert run(server, "pass") == 0
 
 

@@ -85,8 +85,10 @@ def modules_loaded_by(statement: str) -> set[str]:
 
 
 INSIDE_THE_BACKEND = {
-    f"transforms.models.{name}"
-    for name in ("linear", "vit_network", "sequence_network", "sequence_training")
+    "transforms.models.linear",
+    "transforms.models.sequence_network",
+    "transforms.models.sequence_training",
+    "transforms.models.vit_network",
 }
 
 

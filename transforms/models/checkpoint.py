@@ -1,7 +1,7 @@
 """A checkpoint folder: what it states, checked before any weight is loaded.
 
 CHECKPOINT/config.json                transformers' configuration: labels, image size, and
-our key ``unknown_threshold``
+our key ``unknown_threshold``; of a sequence model its settings (transforms.models.sequence)
 CHECKPOINT/model.safetensors          the weights; a pickle is never opened
 CHECKPOINT/preprocessor_config.json   the front end (transforms.models.front_end)
 CHECKPOINT/README.md                  the model card
@@ -17,14 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from transforms.errors import CheckpointError, FrontEndError, WorkerError
-from transforms.models.front_end import (
-    FRONT_END_FILE,
-    PRESETS,
-    TYPE,
-    TYPE_KEY,
-    FrontEnd,
-    load_front_end,
-)
+from transforms.models.front_end import FrontEnd, choose_front_end
 
 VIT, SEQUENCE = "vit", "catalog_sequence"  # what config.json's model_type may be
 MODEL_TYPES = (VIT, SEQUENCE)
@@ -39,6 +32,7 @@ class Checkpoint:
     """What a checkpoint states about itself."""
 
     folder: Path  # absolute
+    model_type: str  # VIT, or SEQUENCE: a recogniser
     labels: tuple[str, ...]  # in the order of the logits
     front_end: FrontEnd
     unknown_threshold: float  # best scores under this are labelled "unknown"; 0 turns it off
@@ -47,16 +41,37 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What finds it on other machines: its path, or a shipped model's name.
-
-        The package need not be installed at the same path there.
-        """
-        return self.folder.name if self.folder.parent == SHIPPED else str(self.folder)
+        """What finds it on other machines."""
+        return name_of(self.folder)
 
 
-def shipped_models() -> list[str]:
-    """Names of the checkpoints inside the package."""
-    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
+def name_of(folder: Path) -> str:
+    """What finds a checkpoint on other machines: its path, or a shipped model's name.
+
+    The package need not be installed at the same path there.
+    """
+    return folder.name if folder.parent == SHIPPED else str(folder)
+
+
+def shipped_models(*, enhancing: bool = False) -> list[str]:
+    """Names of the checkpoints inside the package: those that label, or those that enhance."""
+    heads = {
+        path.parent.name: json.loads(path.read_text()).get("head")
+        for path in SHIPPED.glob(f"*/{CONFIG_FILE}")
+    }
+    return sorted(name for name, head in heads.items() if (head == "enhancement") == enhancing)
+
+
+def head_of(name: str) -> str | None:
+    """``recognition`` or ``enhancement`` for a sequence model, None for a ViT.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such checkpoint.
+    """
+    head = read_config(find_checkpoint(name)).get("head")
+    return None if head is None else str(head)
 
 
 def find_checkpoint(name: str) -> Path:
@@ -104,7 +119,7 @@ def load_checkpoint(
     front_end_preset: str | None = None,
     front_end_changes: dict[str, Any] | None = None,
 ) -> Checkpoint:
-    """Read and check a checkpoint without loading its weights.
+    """Read and check a checkpoint that labels, without loading its weights.
 
     Parameters
     ----------
@@ -120,15 +135,26 @@ def load_checkpoint(
     CheckpointError, FrontEndError
         With the folder, both values where two disagree, and the remedy.
     """
+    from transforms.models.recogniser import check_recogniser, recogniser_front_end
+
     folder = find_checkpoint(name)
-    config = _read_vit_config(folder)
-    front_end = _choose_front_end(folder, front_end_preset)
-    front_end = front_end.changed(**(front_end_changes or {}))
-    check_image_size(folder, config, front_end)
+    config = read_config(folder)
+    is_vit = config["model_type"] == VIT
+    check = _check_vit if is_vit else check_recogniser
+    check(folder, config)
+    front_end = choose_front_end(folder, front_end_preset)
+    changes = front_end_changes or {}
+    _check_denoise(folder, front_end, changes)
+    if is_vit:
+        front_end = front_end.changed(**changes)
+        check_image_size(folder, config, front_end)
+    else:
+        front_end = recogniser_front_end(folder, config, front_end, changes)
     labels = _labels(folder, config)
-    _check_logits(folder, labels)
+    _check_logits(folder, labels, "classifier.weight" if is_vit else "head.classifier.weight")
     return Checkpoint(
         folder=folder,
+        model_type=config["model_type"],
         labels=labels,
         front_end=front_end,
         unknown_threshold=read_threshold(folder, config),
@@ -162,43 +188,24 @@ def read_config(folder: Path, model_types: tuple[str, ...] = MODEL_TYPES) -> dic
     return config
 
 
-def _read_vit_config(folder: Path) -> dict[str, Any]:
-    path, config = folder / CONFIG_FILE, read_config(folder, ("vit",))
+def _check_vit(folder: Path, config: dict[str, Any]) -> None:
+    path = folder / CONFIG_FILE
     if config.get("problem_type") not in (None, "single_label_classification"):
         raise CheckpointError(
             f"{path}: problem_type is {config['problem_type']!r}; labels here exclude each other"
         )
     if missing := sorted({"hidden_size", "image_size", "id2label"} - config.keys()):
         raise CheckpointError(f"{path}: missing {', '.join(missing)}")
-    return config
 
 
-def _choose_front_end(folder: Path, preset: str | None) -> FrontEnd:
-    own = None if preset and not _states_front_end(folder) else load_front_end(folder)
-    if preset is not None and preset not in PRESETS:
-        raise FrontEndError(f"--front_end={preset}: unknown; one of {', '.join(PRESETS)}")
-    if own is None and preset is None:
+def _check_denoise(folder: Path, front_end: FrontEnd, changes: dict[str, Any]) -> None:
+    """Raise FrontEndError unless the enhancer that a front end states is the one that is given."""
+    given = changes.get("denoise")
+    if front_end.needs_enhancer and given != front_end.denoise:
         raise FrontEndError(
-            f"{folder} states no front end (no preprocessor_config.json), and a wrong one gives "
-            f"plausible wrong labels; state it with --front_end={'|'.join(PRESETS)}"
+            f"{folder}: its front end denoises with the enhancer {front_end.denoise[6:]}; give its "
+            f"checkpoint as --denoise" + (f", not {given}" if given else "")
         )
-    if own is not None and preset is not None and own != PRESETS[preset]:
-        raise FrontEndError(
-            f"{folder} brings its own front end; leave --front_end={preset} away"
-        )
-    return own or PRESETS[str(preset)]
-
-
-def _states_front_end(folder: Path) -> bool:
-    """Whether there is a front end of ours, even a damaged one, or an image processor's."""
-    path = folder / FRONT_END_FILE
-    try:
-        content = json.loads(path.read_text())
-    except ValueError:
-        return True  # nobody knows whose it was
-    except FileNotFoundError:
-        return False
-    return isinstance(content, dict) and content.get(TYPE_KEY) == TYPE
 
 
 def _labels(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
@@ -214,16 +221,16 @@ def _labels(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
     return labels
 
 
-def _check_logits(folder: Path, labels: tuple[str, ...]) -> None:
+def _check_logits(folder: Path, labels: tuple[str, ...], tensor: str) -> None:
     """Compare the labels with the classifier's shape, from the header of the weights alone."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / WEIGHTS_FILE
     try:
         with safe_open(path, framework="numpy") as weights:
-            logits = weights.get_slice("classifier.weight").get_shape()[0]
+            logits = weights.get_slice(tensor).get_shape()[0]
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a ViT classifier's weights: {error}") from error
+        raise CheckpointError(f"{path}: not the weights of a classifier: {error}") from error
     if logits != len(labels):
         raise CheckpointError(
             f"{folder}: id2label names {len(labels)} labels, the weights have {logits} logits"

@@ -19,6 +19,7 @@ name          shape                             of
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,12 +30,18 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms.errors import CheckpointError, FrontEndError
-from transforms.models.checkpoint import CONFIG_FILE, SEQUENCE, find_checkpoint, read_config
+from transforms.models.checkpoint import (
+    CONFIG_FILE,
+    SEQUENCE,
+    find_checkpoint,
+    find_same,
+    read_config,
+)
 from transforms.models.front_end import FRONT_END_FILE, TYPE_KEY
 from transforms.models.sequence import Array, SequenceModel, State, load_weights, settings_of
 
 TYPE = "SpectrumFrontEnd"
-DEFAULT_ENHANCER = "denoise-gru"
+DEFAULT_ENHANCER = "denoise-lstm"
 
 _SMALLEST = 1e-5  # magnitude: 100 dB under that of a constant of 1 summed over some 1,000 samples
 _TREBLE_SHARE = 0.75  # of the bins: above, their mean mask stands for what the model cannot hear
@@ -274,3 +281,22 @@ def load_enhancer(name: str) -> Enhancer:
             f"{front_end.bins}; one of the two files belongs to another model"
         )
     return Enhancer(SequenceModel(load_weights(folder, settings)), front_end)
+
+
+@functools.lru_cache(maxsize=1)
+def load_same_enhancer(model: str, fingerprint: str) -> Enhancer:
+    """Load an enhancer that was looked up elsewhere, once in a process.
+
+    Parameters
+    ----------
+    model : str
+        A checkpoint's name or path.
+    fingerprint : str
+        Of the checkpoint: another one there is refused.
+
+    Raises
+    ------
+    WorkerError
+        If that checkpoint is not on this machine.
+    """
+    return load_enhancer(str(find_same(model, fingerprint)))

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,9 +24,10 @@ TYPE_KEY, TYPE = "feature_extractor_type", "LogMelFrontEnd"
 MAX_IMAGE_SECONDS = 1_800.0  # of one window, which is held in memory
 
 ChannelRule = Literal["mean", "first"]
-Denoise = Literal["none", "spectral_gate"]
+DENOISE_METHODS = ("none", "spectral_gate")
 Reference = Literal["peak", "full_scale"]
 
+_ENHANCER = re.compile(r"model:[0-9a-f]{16}")
 _ADDED_LATER = ("reference",)
 """Left out of a fingerprint where they have their default: rows of earlier runs stay known."""
 
@@ -54,7 +56,7 @@ class FrontEnd:
     windows: str = "all"  # all | middle | whole | a count spread evenly, as "3"
     channel_rule: ChannelRule = "mean"
     remove_dc: bool = True  # subtract the window's mean
-    denoise: Denoise = "none"
+    denoise: str = "none"  # none | spectral_gate | model: and the fingerprint of an enhancer
     trim_silence_db: float | None = None  # cut edges quieter than this under the peak
     normalize_peak: bool = False  # scale the window's peak to 1.0
     max_seconds: float = 86_400.0  # of a track at most; decoding stops there
@@ -87,7 +89,7 @@ class FrontEnd:
             )
         if self.channel_rule not in get_args(ChannelRule):
             raise FrontEndError(f"front end: unknown channel_rule {self.channel_rule!r}")
-        if self.denoise not in get_args(Denoise):
+        if self.denoise not in DENOISE_METHODS and not self.needs_enhancer:
             raise FrontEndError(f"front end: unknown denoise {self.denoise!r}")
         if self.reference not in get_args(Reference):
             raise FrontEndError(f"front end: unknown reference {self.reference!r}")
@@ -105,6 +107,11 @@ class FrontEnd:
         if self.windows == "whole":
             return min(self.max_seconds, MAX_IMAGE_SECONDS)
         return self.max_seconds
+
+    @property
+    def needs_enhancer(self) -> bool:
+        """Whether ``denoise`` names an enhancer, which is a checkpoint of its own."""
+        return _ENHANCER.fullmatch(self.denoise) is not None
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with every setting that can change a label."""
@@ -245,3 +252,38 @@ CCMUSIC_LABELS = (
     "reggae", "rock", "electronic", "folk", "latin", "rnb", "rap", "world",
 )  # fmt: skip
 """The 16 genres of the published recipe, in the order of its logits."""
+
+
+def choose_front_end(folder: Path, preset: str | None) -> FrontEnd:
+    """The front end that a checkpoint brings, or the preset for one that brings none.
+
+    Raises
+    ------
+    FrontEndError
+        If there is neither, or the two contradict each other.
+    """
+    own = None if preset and not _states_front_end(folder) else load_front_end(folder)
+    if preset is not None and preset not in PRESETS:
+        raise FrontEndError(f"--front_end={preset}: unknown; one of {', '.join(PRESETS)}")
+    if own is None and preset is None:
+        raise FrontEndError(
+            f"{folder} states no front end (no preprocessor_config.json), and a wrong one gives "
+            f"plausible wrong labels; state it with --front_end={'|'.join(PRESETS)}"
+        )
+    if own is not None and preset is not None and own != PRESETS[preset]:
+        raise FrontEndError(
+            f"{folder} brings its own front end; leave --front_end={preset} away"
+        )
+    return own or PRESETS[str(preset)]
+
+
+def _states_front_end(folder: Path) -> bool:
+    """Whether there is a front end of ours, even a damaged one, or an image processor's."""
+    path = folder / FRONT_END_FILE
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        return True  # nobody knows whose it was
+    except FileNotFoundError:
+        return False
+    return isinstance(content, dict) and content.get(TYPE_KEY) == TYPE

@@ -184,9 +184,10 @@ class SequenceModel:
         import torch
 
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+            # Copies: torch's own memory lies alike for all, and products can depend on that.
+            tensors = {name: torch.tensor(array) for name, array in state.items()}
             outputs, after = self._network(
-                torch.from_numpy(np.asarray(frames, dtype=self._type)), tensors
+                torch.tensor(np.asarray(frames, dtype=self._type)), tensors
             )
             if self.settings.head == "recognition":
                 outputs = outputs.exp()

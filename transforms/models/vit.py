@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Literal
 
 from transforms.errors import CheckpointError
 from transforms.models.checkpoint import find_same
+from transforms.models.interface import ImageArray, IntArray, ModelOutput
 
-FloatArray: TypeAlias = npt.NDArray[np.float32]
-HalfArray: TypeAlias = npt.NDArray[np.float16]
 Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class ViTOutput:
-    """What the model says of a batch of images."""
-
-    log_probs: FloatArray  # (images, labels), natural logarithms, normalised
-    embeddings: FloatArray  # (images, hidden_size), the class token before the classifier
 
 
 def resolve_device(device: Device) -> str:
@@ -138,24 +125,27 @@ class ViT:
                 folder, device=self.device, dtype=dtype, batch_size=batch_size
             )
 
-    def predict(self, images: FloatArray | HalfArray) -> ViTOutput:
+    def predict(self, images: ImageArray, content_frames: IntArray | None = None) -> ModelOutput:
         """Log-probabilities and embeddings of a batch.
 
         Parameters
         ----------
         images : float32 or float16, shape (images, height, width), in [-1, 1]
             The value of all of the model's channels.
+        content_frames : optional
+            Not looked at: a ViT sees the whole image.
 
         Returns
         -------
-        ViTOutput
+        ModelOutput
+            Embeddings are the class token in front of the classifier.
         """
         import torch
 
         with torch.inference_mode():
             logits, embeddings = self._network(self._copied(torch.from_numpy(images)))
             log_probs = torch.log_softmax(logits.double(), dim=-1)
-            return ViTOutput(log_probs.float().cpu().numpy(), embeddings.cpu().numpy())
+            return ModelOutput(log_probs.float().cpu().numpy(), embeddings.cpu().numpy())
 
     def _copied(self, images: Any) -> Any:
         """The images as float32 on the device; a GPU fetches them out of pinned memory itself."""

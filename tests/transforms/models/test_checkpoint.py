@@ -10,8 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.checkpoints import LABELS, Booby, edit_config, make_checkpoint, tiny_front_end
+from tests.checkpoints import (
+    LABELS,
+    Booby,
+    edit_config,
+    make_checkpoint,
+    make_enhancer,
+    make_recogniser,
+    tiny_front_end,
+)
 from transforms.errors import CatalogError, CheckpointError, FrontEndError, UsageError
+from transforms.models import checkpoint
 from transforms.models.checkpoint import (
     SHIPPED,
     find_checkpoint,
@@ -102,10 +111,21 @@ def test_a_file_instead_of_a_folder(folder):
 
 
 def test_shipped_models_are_found_by_name_and_load():
-    assert shipped_models() == sorted(p.name for p in SHIPPED.iterdir() if p.is_dir())
+    all_names = shipped_models() + shipped_models(enhancing=True)
+    assert sorted(all_names) == sorted(p.name for p in SHIPPED.iterdir() if p.is_dir())
     for name in shipped_models():
         assert find_checkpoint(name) == SHIPPED / name
         assert load_checkpoint(name).labels
+
+
+def test_shipped_enhancers_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
+    make_enhancer(tmp_path / "cleaner")
+    make_recogniser(tmp_path / "listener")
+    make_checkpoint(tmp_path / "viewer", front_end=FRONT_END)
+    assert shipped_models() == ["listener", "viewer"]
+    assert shipped_models(enhancing=True) == ["cleaner"]
+    assert load_checkpoint("listener").name == "listener"
 
 
 @pytest.mark.parametrize(
@@ -285,6 +305,15 @@ def test_images_that_are_not_square(tmp_path):
     tiny_front_end(image_height=64, image_width=32).save(folder)
     with pytest.raises(CheckpointError, match=r"\(32, 64\).*\(64, 32\)"):
         load_checkpoint(str(folder))
+
+
+def test_a_front_end_with_an_enhancer_needs_that_one(folder):
+    tiny_front_end(denoise="model:0123456789abcdef").save(folder)
+    for changes in ({}, {"denoise": "none"}, {"denoise": "model:fedcba9876543210"}):
+        with pytest.raises(FrontEndError, match="the enhancer 0123456789abcdef; give its"):
+            load_checkpoint(str(folder), front_end_changes=changes)
+    given = {"denoise": "model:0123456789abcdef"}
+    assert load_checkpoint(str(folder), front_end_changes=given).front_end.needs_enhancer
 
 
 # Fingerprints

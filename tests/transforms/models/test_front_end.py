@@ -76,6 +76,15 @@ def test_settings_added_later_leave_known_fingerprints(front_end, fingerprint):
     assert front_end.fingerprint() == fingerprint
 
 
+def test_an_enhancer_is_part_of_the_fingerprint():
+    first, second = (CCMUSIC.changed(denoise=f"model:{digit * 16}") for digit in "0f")
+    assert first.needs_enhancer
+    assert not CCMUSIC.needs_enhancer
+    assert not CCMUSIC.changed(denoise="spectral_gate").needs_enhancer
+    gated = CCMUSIC.changed(denoise="spectral_gate")
+    assert len({f.fingerprint() for f in (first, second, gated, CCMUSIC)}) == 4
+
+
 def test_a_file_from_before_a_setting_was_added_loads(tmp_path):
     CCMUSIC.save(tmp_path)
     path = tmp_path / FRONT_END_FILE
@@ -200,6 +209,10 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path, name, value):
         ("windows", ""),
         ("channel_rule", "sum"),
         ("denoise", "rnnoise"),
+        ("denoise", "model:"),
+        ("denoise", "model:0123456789ABCDEF"),
+        ("denoise", "model:0123456789abcdef0"),
+        ("denoise", "model:../../enhancer00"),
         ("reference", "noise"),
         ("trim_silence_db", 0.0),
         ("trim_silence_db", -60.0),
