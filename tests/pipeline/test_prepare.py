@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from pipeline.prepare import (
-    Shards,
-    content_frames,
-    prepare_windows,
-    to_float,
-    to_int16,
-)
+from pipeline.prepare import Shards, prepare_windows, to_float, to_int16
 from pipeline.runner import run_locally
 from tests.audio_files import noise, write_soundfile
 from tests.checkpoints import tiny_front_end
@@ -72,11 +66,6 @@ def test_frames_are_the_columns_that_hold_sound(tmp_path):
         assert found.shape == (length, FRAMES.n_mels)
         assert found.dtype == np.float16
         np.testing.assert_allclose(found, image[:, :length].T, atol=1e-3)
-
-
-def test_no_more_frames_than_the_image_has_columns():
-    assert content_frames(100.0, FRAMES) == FRAMES.image_width
-    assert content_frames(0.0, FRAMES) == 1
 
 
 def test_samples_come_without_padding(tmp_path):
