@@ -29,7 +29,9 @@ done; 3 more failures than --max_failure_rate allows; 130 interrupted; 1 anythin
 """
 
 
-def _positive(kind: type) -> Any:
+def positive(kind: type) -> Any:
+    """An argument type: a finite number over 0."""
+
     def parse(text: str) -> Any:
         value = kind(text)
         if not 0 < value < math.inf:
@@ -90,22 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_files(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--input",
-        action="append",
-        required=True,
-        type=_path,
-        metavar="GLOB|FOLDER|MANIFEST",
-        help="what to label; may be repeated. A glob in quotes (** is any depth), a folder (every "
-        "file in it that may be audio), or a manifest (.csv, .jsonl, .parquet) with a column uri, "
-        "an optional track_id, and others that go through to the result",
-    )
-    group.add_argument(
-        "--output", required=True, type=_path, metavar="FOLDER", help="where the results go"
-    )
-    group.add_argument(
-        "--root", metavar="FOLDER", help="for relative uris in manifests (default: the manifest's)"
-    )
+    add_inputs(group, "label")
     group.add_argument(
         "--format",
         choices=("parquet", "json"),
@@ -117,6 +104,26 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="write what each track sounds like too: loudness, true peak, tempo, key, spectrum, "
         "MFCC, chroma. Decodes every track once more, whole",
+    )
+
+
+def add_inputs(group: argparse._ArgumentGroup, verb: str) -> None:
+    """Add what every batch program takes: inputs, and a folder for what it makes of them."""
+    group.add_argument(
+        "--input",
+        action="append",
+        required=True,
+        type=_path,
+        metavar="GLOB|FOLDER|MANIFEST",
+        help=f"what to {verb}; may be repeated. A glob in quotes (** is any depth), a folder "
+        "(every file in it that may be audio), or a manifest (.csv, .jsonl, .parquet) with a "
+        "column uri, an optional track_id, and others that go through to the result",
+    )
+    group.add_argument(
+        "--output", required=True, type=_path, metavar="FOLDER", help="where the results go"
+    )
+    group.add_argument(
+        "--root", metavar="FOLDER", help="for relative uris in manifests (default: the manifest's)"
     )
 
 
@@ -155,7 +162,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--embeddings", action="store_true", help="write each track's embedding too")
     group.add_argument(
         "--top_k",
-        type=_positive(int),
+        type=positive(int),
         default=5,
         metavar="LABELS",
         help="best labels per track (default: %(default)s)",
@@ -169,16 +176,16 @@ def _add_front_end(group: argparse._ArgumentGroup) -> None:
         help="which parts of a track are labelled: all, the middle one, N spread evenly, or whole: "
         "the entire track squeezed into one image (not with a recogniser)",
     )
-    group.add_argument("--window_seconds", type=_positive(float), metavar="SECONDS")
+    group.add_argument("--window_seconds", type=positive(float), metavar="SECONDS")
     group.add_argument(
         "--max_seconds",
-        type=_positive(float),
+        type=positive(float),
         metavar="SECONDS",
         help="decode no further than this (default: a day; with --windows=whole, half an hour)",
     )
     group.add_argument(
         "--hop_seconds",
-        type=_positive(float),
+        type=positive(float),
         metavar="SECONDS",
         help="between window starts (default: the checkpoint's; with --window_seconds, the window)",
     )
@@ -193,7 +200,7 @@ def _add_front_end(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--trim_silence_db",
-        type=_positive(float),
+        type=positive(float),
         metavar="DB",
         help="cut edges of a window that are this much quieter than its peak",
     )
@@ -210,6 +217,24 @@ def _add_front_end(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
+    add_runner(group, "label")
+    group.add_argument(
+        "--relabel",
+        action="store_true",
+        help="label everything, whatever earlier runs have labelled",
+    )
+    group.add_argument(
+        "--min_seconds",
+        type=positive(float),
+        default=0.1,
+        metavar="SECONDS",
+        help="less sound than this is a failure, too_short (default: %(default)s)",
+    )
+    add_limits(group)
+
+
+def add_runner(group: argparse._ArgumentGroup, result: str) -> None:
+    """Add where a batch program runs, and when an earlier run's result still holds."""
     group.add_argument(
         "--runner",
         default="DirectRunner",
@@ -218,7 +243,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--workers",
-        type=_positive(int),
+        type=positive(int),
         default=choose_workers(available_cores(), available_bytes()),
         metavar="PROCESSES",
         help="worker processes of DirectRunner (default: one per core as far as the memory goes, "
@@ -228,24 +253,17 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         "--verify",
         choices=("version", "content"),
         default="version",
-        help="when an earlier run's label still holds. version: the file's size and modification "
-        "time are unchanged; content: its bytes are, which are read (default: %(default)s)",
+        help=f"when an earlier run's {result} still holds. version: the file's size and "
+        "modification time are unchanged; content: its bytes are, which are read "
+        "(default: %(default)s)",
     )
-    group.add_argument(
-        "--relabel",
-        action="store_true",
-        help="label everything, whatever earlier runs have labelled",
-    )
-    group.add_argument(
-        "--min_seconds",
-        type=_positive(float),
-        default=0.1,
-        metavar="SECONDS",
-        help="less sound than this is a failure, too_short (default: %(default)s)",
-    )
+
+
+def add_limits(group: argparse._ArgumentGroup) -> None:
+    """Add what one file may cost, how many may fail, and what a person is told."""
     group.add_argument(
         "--decode_timeout_seconds",
-        type=_positive(float),
+        type=positive(float),
         default=60.0,
         metavar="SECONDS",
         help="for the decoding of one file, and as many more as it holds sound; beyond that it is "
@@ -253,7 +271,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--decode_memory_mib",
-        type=_positive(int),
+        type=positive(int),
         default=1024,
         metavar="MIB",
         help="for the decoding of one file (default: %(default)s)",

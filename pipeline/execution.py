@@ -14,7 +14,7 @@ from apache_beam.runners.runner import PipelineState
 
 from pipeline.flink import cancel_jobs, job_name
 from pipeline.forkserver import fork_server
-from pipeline.graph import LabelJob, build_pipeline
+from pipeline.jobs import Job
 from pipeline.progress import Progress
 from pipeline.runner import Interrupts, beam_options, make_runner
 from transforms import errors
@@ -28,7 +28,7 @@ _OWN = re.compile(r"^transforms\.errors\.(\w+)$")
 _LOST = "the same call goes on from what is finished, once no job of it is left on the cluster"
 
 
-def run_graph(job: LabelJob) -> Any:
+def run_graph(job: Job) -> Any:
     """Run the job's graph to its end.
 
     Returns
@@ -47,14 +47,16 @@ def run_graph(job: LabelJob) -> Any:
     run_id = job.provenance.run_id
     cloud = options.view_as(GoogleCloudOptions)
     cloud.job_name = job_name(run_id, cloud.job_name)
-    progress = Progress(lambda: count_rows(job.journal), style=job.config.progress)
+    progress = Progress(
+        lambda: count_rows(job.journal), style=job.config.progress, doing=job.results.doing
+    )
     for handler in logging.root.handlers:
         handler.addFilter(_is_news)
     with progress, Interrupts():
-        if job.config.workers > 1 and job.config.runner == "DirectRunner" and job.device == "cpu":
-            fork_server().load(**job.handler.model_settings)
+        if job.config.workers > 1 and job.config.runner == "DirectRunner" and job.shared_model:
+            fork_server().load(**job.shared_model)
         pipeline = beam.Pipeline(runner=make_runner(job.config, options), options=options)
-        build_pipeline(pipeline, job)
+        job.build(pipeline)
         try:
             result = _start(pipeline, job.config.runner)
             with contextlib.closing(_Cancelling(result, options, run_id)):

@@ -36,11 +36,13 @@ class RecogniserRecipe:
     hidden_size: int = 128
     layers: int = 2
     kernel_size: int = 5  # cnn only
-    dropout: float = 0.1
-    batch_size: int = 32
-    learning_rate: float = 6e-3
+    dropout: float = 0.2
+    batch_size: int = 64
+    learning_rate: float = 8e-3
     patience: int = 10  # epochs, where artists are held out
     label_smoothing: float = 0.1
+    peak_range_db: float = 0.0  # frames under the running peak, this deep; 0: of full scale
+    peak_decay_db: float = 0.0  # of the running peak, a second
     seed: int = 0
     held_out_share: float = 0.0  # of the training artists, for early stopping; 0: none
     augmentation: SequenceAugmentation = field(default_factory=SequenceAugmentation)
@@ -102,12 +104,10 @@ class Sequences:
         )
         return to_frames(batch, front_end), lengths
 
-    def sample(self) -> FloatArray:
-        """Augmented frames, (frames, inputs), of a few hundred windows."""
+    def sample(self) -> tuple[FloatArray, IntArray]:
+        """A few hundred augmented windows, (windows, frames, inputs), and their lengths."""
         rng = np.random.default_rng([self._recipe.seed, 0])
-        chosen = rng.permutation(self._windows)[:_SAMPLE]
-        frames, lengths = self._augmented(chosen, rng)
-        return np.concatenate([row[:length] for row, length in zip(frames, lengths, strict=True)])
+        return self._augmented(rng.permutation(self._windows)[:_SAMPLE], rng)
 
     def epoch(self, number: int) -> Iterator[RecogniserBatch]:
         """All windows once, in an order and an augmentation of this epoch's own."""
@@ -189,21 +189,28 @@ class RecogniserLearner:
         from transforms.models.sequence_network import SequenceNetwork
         from transforms.models.sequence_training import standardise
 
-        recipe = self.recipe
+        recipe, front_end = self.recipe, self.recipe.front_end
+        image_units = 2.0 / front_end.top_db  # a decibel in the values of an image
+        seconds_per_frame = front_end.hop_length / front_end.sample_rate_hz
         torch.manual_seed(seed)
         network = SequenceNetwork(
             SequenceSettings(
                 head="recognition",
                 cell=recipe.cell,
-                inputs=recipe.front_end.n_mels,
+                inputs=front_end.n_mels,
                 outputs=len(data.labels),
                 hidden_size=recipe.hidden_size,
                 layers=recipe.layers,
                 kernel_size=recipe.kernel_size,
                 dropout=recipe.dropout,
+                peak_range=recipe.peak_range_db * image_units,
+                peak_decay=recipe.peak_decay_db * image_units * seconds_per_frame,
             )
         )
-        standardise(network, torch.from_numpy(sequences.sample()))
+        frames, lengths = sequences.sample()
+        levelled = network.levelled(torch.from_numpy(frames))
+        heard = torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None]
+        standardise(network, levelled[heard])
         return network
 
     def _loss(self, network: Any, batch: RecogniserBatch) -> torch.Tensor:

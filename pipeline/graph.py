@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 
+from pipeline.jobs import Job
 from pipeline.options import LabelConfig
-from transforms.audio.sandbox import DecoderLimits
 from transforms.books import CloseBooks
 from transforms.decode import Decode
 from transforms.denoise import Denoiser
@@ -19,7 +21,7 @@ from transforms.models.vit import Device, Precision
 from transforms.preprocess import Preprocess
 from transforms.read import ReadFiles
 from transforms.records import PredictionRow, schema_of
-from transforms.rollup import Provenance, RollUp
+from transforms.rollup import RollUp
 from transforms.scores import LabelRule
 from transforms.storage.dataset import Target
 from transforms.storage.extras import EXTRAS, with_extras
@@ -28,31 +30,16 @@ from transforms.storage.reuse import copy_rows
 from transforms.write import WriteToParquet
 
 
-@dataclass(frozen=True)
-class LabelJob:
-    """A configuration with everything looked up that the graph needs."""
+@dataclass(frozen=True, kw_only=True)
+class LabelJob(Job):
+    """A labelling job."""
 
     config: LabelConfig
     checkpoint: Checkpoint
-    carried: pa.Schema  # the manifests' own columns
-    provenance: Provenance
     device: Device  # "auto" only where workers are not on this machine
     precision: Precision  # never "auto": one number type for all workers
-    threads: int  # of PyTorch, in each worker process
     batch_size: int  # windows per call of the model
-    limits: DecoderLimits  # of the decoding of one file
     denoiser: Denoiser | None = None  # the enhancer that the front end names
-    resumed_runs: tuple[str, ...] = ()  # interrupted ones that this one goes on with
-
-    @property
-    def journal(self) -> str:
-        """Folder of this run's journal."""
-        return f"{self.config.output}/journal/{self.provenance.run_id}"
-
-    @property
-    def books_path(self) -> str:
-        """Where the graph writes the reconciled counts."""
-        return f"{self.journal}/books.json"
 
     @property
     def target(self) -> Target:
@@ -82,6 +69,42 @@ class LabelJob:
             threads=self.threads,
             embeddings=self.config.embeddings,
         )
+
+    @property
+    def shared_model(self) -> dict[str, Any] | None:
+        """Arguments of load_model; None where one process has the model for all."""
+        return self.handler.model_settings if self.device == "cpu" else None
+
+    @property
+    def computing(self) -> dict[str, Any]:
+        """Device, numbers, batches and whose the weights are."""
+        several = self.config.runner == "DirectRunner" and self.config.workers > 1
+        shared = "in one process for all" if self.handler.share_model_across_processes() else None
+        return {
+            "device": self.device,
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "weights": (shared or "shared") if several else "its own",
+        }
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The model and its front end."""
+        front_end = self.checkpoint.front_end
+        return {
+            "model": {
+                "folder": str(self.checkpoint.folder),
+                "type": self.checkpoint.model_type,
+                "fingerprint": self.provenance.model_fingerprint,
+                "labels": list(self.checkpoint.labels),
+                "unknown_threshold": self.checkpoint.unknown_threshold,
+            },
+            "front_end": {"fingerprint": front_end.fingerprint(), **dataclasses.asdict(front_end)},
+        }
+
+    def build(self, pipeline: beam.Pipeline) -> None:
+        """See :func:`build_pipeline`."""
+        build_pipeline(pipeline, self)
 
     @property
     def known(self) -> KnownRows | None:

@@ -1,4 +1,4 @@
-"""A labelling run from its configuration to its exit status."""
+"""A labelling run from its configuration to its exit status; the latter part is any job's."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pipeline import __version__, run_record
 from pipeline.execution import run_graph
 from pipeline.flink import cancel_jobs
 from pipeline.graph import LabelJob
+from pipeline.jobs import Job
 from pipeline.options import LabelConfig
 from pipeline.profile import profile, table
 from pipeline.program import EXIT_DONE, EXIT_TOO_MANY_FAILURES
@@ -64,14 +65,13 @@ def prepare(config: LabelConfig) -> LabelJob:
     device, precision = _resolve_arithmetic(config, checkpoint.model_type)
     check_inputs(config.inputs)
     carried = carried_schema([path for path in config.inputs if is_manifest(path)])
-    _check_writable(config.output)
-    now = dt.datetime.now(dt.timezone.utc)
+    check_writable(config.output)
     return LabelJob(
         config=config,
         checkpoint=checkpoint,
         carried=carried,
         provenance=Provenance(
-            run_id=f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
+            run_id=new_run_id(),
             pipeline_version=__version__,
             model_fingerprint=_model_fingerprint(checkpoint, precision),
             front_end_fingerprint=checkpoint.front_end.fingerprint(),
@@ -83,6 +83,12 @@ def prepare(config: LabelConfig) -> LabelJob:
         limits=DecoderLimits(config.decode_timeout_seconds, config.decode_memory_mib << 20),
         denoiser=denoiser,
     )
+
+
+def new_run_id() -> str:
+    """The time, UTC, and what tells two starts in one second apart."""
+    now = dt.datetime.now(dt.timezone.utc)
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def _resolve_arithmetic(config: LabelConfig, model_type: str) -> tuple[Device, Precision]:
@@ -114,7 +120,7 @@ def _model_fingerprint(checkpoint: Checkpoint, precision: Precision) -> str:
     return checkpoint.fingerprint + ("" if precision == "float32" else f"-{precision}")
 
 
-def _check_writable(output: str) -> None:
+def check_writable(output: str) -> None:
     """Write and remove a file under the output folder."""
     if found := set("*?[") & set(output):
         raise UsageError(
@@ -139,7 +145,7 @@ def _check_writable(output: str) -> None:
         logging.disable(logging.NOTSET)
 
 
-def run(job: LabelJob) -> int:
+def run(job: Job) -> int:
     """Execute the job and print its table.
 
     Returns
@@ -172,7 +178,8 @@ def run(job: LabelJob) -> int:
             "command without --template_location closes its books"
         )
         return EXIT_DONE
-    print(run_record.summary(books, time.monotonic() - started, job.config.output))
+    seconds = time.monotonic() - started
+    print(run_record.summary(books, seconds, job.config.output, job.results.done))
     if books.failure_rate <= job.config.max_failure_rate:
         return EXIT_DONE
     print(
@@ -183,7 +190,7 @@ def run(job: LabelJob) -> int:
     return EXIT_TOO_MANY_FAILURES
 
 
-def execute(job: LabelJob) -> Books | None:
+def execute(job: Job) -> Books | None:
     """Run the graph and write the run's JSON, whether it succeeds or not.
 
     Returns
@@ -227,13 +234,13 @@ def execute(job: LabelJob) -> Books | None:
     workers = run_record.worker_shares(result)
     record("done", books=books, timings=timings, workers=workers, profile=found)
     if job.config.profile and found is not None:
-        print(table(found))
+        print(table(found, job.profile_parts))
     remove_journal(job.journal)
     return books
 
 
 def _profile(
-    job: LabelJob, result: Any, seconds: float, timings: dict[str, dict[str, float]]
+    job: Job, result: Any, seconds: float, timings: dict[str, dict[str, float]]
 ) -> dict[str, Any] | None:
     """Where the time went; None on a cluster, whose cores nobody has counted."""
     if job.config.runner != "DirectRunner":
@@ -242,6 +249,7 @@ def _profile(
         result,
         seconds=seconds,
         cores=max(available_cores(), job.config.workers * job.threads),
-        threads=job.threads if job.device == "cpu" else 1,
+        threads=job.threads if job.computing["device"] == "cpu" else 1,
         model_seconds=timings.get("RunInference", {}).get("model_seconds", 0.0),
+        parts=job.profile_parts,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from transforms.inference import BATCH_ROWS, BATCH_WAIT
@@ -21,11 +22,18 @@ PARTS = {
     "inference": "the model",
     "write": "rows made durable",
 }
-"""The parts in the order of the graph. ``rest`` is added: start-up, Beam, waiting, publishing."""
+"""The parts of labelling, in the order of its graph. ``rest`` is added: start-up, Beam, waiting,
+publishing."""
 
 
 def profile(
-    result: Any, *, seconds: float, cores: int, threads: int, model_seconds: float
+    result: Any,
+    *,
+    seconds: float,
+    cores: int,
+    threads: int,
+    model_seconds: float,
+    parts: Mapping[str, str] = PARTS,
 ) -> dict[str, Any]:
     """Core seconds by part, and their shares of all that there were.
 
@@ -40,6 +48,8 @@ def profile(
         Cores that the model computes on.
     model_seconds : float
         Inside the model, over all workers.
+    parts : mapping
+        Which parts there are, with their meanings.
 
     Returns
     -------
@@ -52,27 +62,28 @@ def profile(
     spent: Counter[str] = Counter()  # several steps may count under one name
     for counter in _ours(found["counters"]):
         spent[counter.key.metric.name] += counter.result
-    parts = {name: spent.get(name, 0) / 1e6 for name in PARTS}
-    parts["inference"] = model_seconds * threads
+    took = {name: spent.get(name, 0) / 1e6 for name in parts}
+    if "inference" in took:
+        took["inference"] = model_seconds * threads
     core_seconds = seconds * cores
-    parts["rest"] = core_seconds - sum(parts.values())
+    took["rest"] = core_seconds - sum(took.values())
     waits = next(iter(_ours(found["distributions"], BATCH_WAIT)), None)
     rows, windows = spent.get(BATCH_ROWS, 0), _count(found, "RunInference", "elements_in")
     return {
         "core_seconds": round(core_seconds, 3),
         "parts": {
             name: {"seconds": round(value, 3), "share": round(value / core_seconds, 4)}
-            for name, value in parts.items()
+            for name, value in took.items()
         },
         "batch_wait_seconds": None if waits is None else round(waits.result.mean / 1e6, 3),
         "padding_share": round(1 - windows / rows, 4) if rows else None,
     }
 
 
-def table(found: dict[str, Any]) -> str:
+def table(found: dict[str, Any], parts: Mapping[str, str] = PARTS) -> str:
     """What :func:`profile` found, as lines to read."""
     lines = [f"{'part':<10} {'core s':>10} {'share':>7}"]
-    meanings = {**PARTS, "rest": "start-up, Beam, waiting, publishing"}
+    meanings = {**parts, "rest": "start-up, Beam, waiting, publishing"}
     for name, part in found["parts"].items():
         lines.append(f"{name:<10} {part['seconds']:10.2f} {part['share']:7.1%}  {meanings[name]}")
     if found["padding_share"] is not None:

@@ -28,9 +28,17 @@ class Progress(AbstractContextManager["Progress"]):
         Journalled entries by kind: ``tracks``, ``copies``, ``failures``, ``listed``
         and ``skipped``.
     style : {"auto", "bar", "lines", "none"}
+    doing : str
+        What the bar is of.
     """
 
-    def __init__(self, count: Callable[[], Mapping[str, int]], style: str = "auto") -> None:
+    def __init__(
+        self,
+        count: Callable[[], Mapping[str, int]],
+        style: str = "auto",
+        doing: str = "labelling",
+    ) -> None:
+        self._doing = doing
         if style == "auto":
             style = "bar" if sys.stderr.isatty() else "lines"
         self._count = count
@@ -57,7 +65,7 @@ class Progress(AbstractContextManager["Progress"]):
     def _show(self) -> None:
         interval_s = _BAR_INTERVAL_S if self._style == "bar" else _LINES_INTERVAL_S
         with tqdm(
-            desc="labelling",
+            desc=self._doing,
             unit="track",
             file=sys.stderr,
             disable=self._style != "bar",

@@ -11,9 +11,10 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.run_record import write_json
-from transforms.books import FAILED, LABELLED, to_books
+from transforms.books import FAILED, to_books
 from transforms.errors import StorageError
 from transforms.manifest import is_local
+from transforms.results import RESULTS_KEY, results_named
 from transforms.storage.dataset import Target
 from transforms.storage.durable import delete_tree, read_file
 from transforms.storage.publish import publish_journal
@@ -55,14 +56,14 @@ def recover(output: str, *, json_lines: bool) -> tuple[str, ...]:
             asked = record.get("config", {}).get("format") == "json"
             target = Target(output, run_id, json_lines or asked)
             counts = publish_journal(f"{output}/journal/{run_id}", target)
-            books = to_books(counts.items())
+            done = next((outcome for outcome, _ in counts if outcome != FAILED), None)
+            results = results_named(done or record.get(RESULTS_KEY))
+            told = to_books(counts.items(), results.done).told(results)
             record |= {
                 "run_id": run_id,
                 "status": RECOVERED,
-                "counts": {LABELLED: books.labelled, FAILED: books.failed,
-                           "labelled_by_label": books.labelled_by_label,
-                           "failed_by_reason": books.failed_by_reason},
-            }  # fmt: skip
+                "counts": {n: told[n] for n in told if "listed" not in n and "skipped" not in n},
+            }
             write_json(record_path, record)
         if record["status"] == RECOVERED:
             resumed += [run_id, *record.get("resumed_runs", ())]

@@ -109,13 +109,17 @@ def described(chosen: Mapping[str, Any]) -> str:
         See pipeline.run_record.resources.
     """
     workers, threads = chosen["workers"], chosen["threads_per_worker"]
+    weights = f", weights {chosen['weights']}" if "weights" in chosen else ""
     free = "" if chosen["free_gib"] is None else f", {chosen['free_gib']} GiB free"
-    line = f"batches of {chosen['batch_size']}, {chosen['precision']} on {chosen['device']}"
+    if "batch_size" in chosen:
+        line = f"batches of {chosen['batch_size']}, {chosen['precision']} on {chosen['device']}"
+    else:
+        line = f"{chosen['method']} on {chosen['device']}"
     if workers is None:
         return f"workers as {chosen['runner']} has them, {threads} thread each, {line}"
     return (
         f"{_number(workers, 'worker')} with {_number(threads, 'thread')} each "
-        f"({_number(chosen['cores'], 'core')}{free}), {line}, weights {chosen['weights']}"
+        f"({_number(chosen['cores'], 'core')}{free}), {line}{weights}"
     )
 
 

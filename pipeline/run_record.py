@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from pipeline.graph import LabelJob
+from pipeline.jobs import Job
 from pipeline.resources import available_bytes, available_cores
 from transforms.books import Books
 from transforms.stage_metrics import BUSY_METRIC, FAILED_PREFIX, WORKER_PREFIX
@@ -18,7 +18,8 @@ from transforms.storage.durable import commit
 
 _LIBRARIES = ("apache-beam", "torch", "transformers", "numpy", "scipy", "soxr", "soundfile", "av",
               "librosa", "noisereduce", "pyarrow", "pyloudnorm")  # fmt: skip
-_OWN_NAMESPACES = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", "RollUp")
+_OWN_NAMESPACES = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", "RollUp",
+                   "Enhance")  # fmt: skip
 _BEAM_INFERENCE = ("BeamML_ViT", "BeamML_Sequence")  # of which a run has one
 
 
@@ -75,20 +76,16 @@ def worker_shares(result: Any) -> list[dict[str, Any]]:
     return [workers[namespace] for namespace in sorted(workers)]
 
 
-def resources(job: LabelJob) -> dict[str, Any]:
+def resources(job: Job) -> dict[str, Any]:
     """What the run takes of the machine, or asks its cluster for."""
     local, free = job.config.runner == "DirectRunner", available_bytes()
-    weights = "in one process for all" if job.handler.share_model_across_processes() else "shared"
     return {
         "runner": job.config.runner,
         "workers": job.config.workers if local else None,
         "threads_per_worker": job.threads,
         "cores": available_cores(),
         "free_gib": None if free is None else round(free / 2**30, 1),
-        "device": job.device,
-        "precision": job.precision,
-        "batch_size": job.batch_size,
-        "weights": weights if local and job.config.workers > 1 else "its own",
+        **job.computing,
     }
 
 
@@ -113,7 +110,7 @@ def without_secrets(args: Sequence[str]) -> list[str]:
 
 
 def run_json(
-    job: LabelJob,
+    job: Job,
     *,
     status: str,
     started_at: str,
@@ -124,7 +121,6 @@ def run_json(
     profile: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that runs/RUN_ID.json states."""
-    front_end = dataclasses.asdict(job.checkpoint.front_end)
     config = dataclasses.asdict(job.config)
     config["beam_args"] = without_secrets(job.config.beam_args)
     return {
@@ -137,15 +133,8 @@ def run_json(
         "versions": versions(),
         "config": config,
         "resources": resources(job),
-        "model": {
-            "folder": str(job.checkpoint.folder),
-            "type": job.checkpoint.model_type,
-            "fingerprint": job.provenance.model_fingerprint,
-            "labels": list(job.checkpoint.labels),
-            "unknown_threshold": job.checkpoint.unknown_threshold,
-        },
-        "front_end": {"fingerprint": job.checkpoint.front_end.fingerprint(), **front_end},
-        "counts": None if books is None else dataclasses.asdict(books),
+        **job.recorded,
+        "counts": None if books is None else books.told(job.results),
         "stages": timings,
         "workers": workers,
         "profile": profile,
@@ -157,10 +146,10 @@ def write_json(path: str, content: dict[str, Any]) -> None:
     commit(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def summary(books: Books, seconds: float, output: str) -> str:
+def summary(books: Books, seconds: float, output: str, done: str = "labelled") -> str:
     """The table at the end of a run."""
     lines = [f"{books.listed:>9,}  inputs in {seconds:.1f} s"]
-    lines += [f"{books.labelled:>9,}  labelled"]
+    lines += [f"{books.labelled:>9,}  {done}"]
     lines += [f"{count:>13,}  {label}" for label, count in _most_first(books.labelled_by_label)]
     lines += [f"{books.failed:>9,}  failed"]
     lines += [f"{count:>13,}  {reason}" for reason, count in _most_first(books.failed_by_reason)]

@@ -22,12 +22,12 @@ from apache_beam.transforms.environments import Environment
 from pipeline.clusters import cluster_options
 from pipeline.forked_workers import ForkedEnvironment
 from pipeline.forkserver import fork_server
-from pipeline.options import LabelConfig
+from pipeline.jobs import RunnerConfig
 from pipeline.resources import available_cores, choose_threads
 from transforms.errors import CatalogError, UsageError
 
 
-def beam_options(config: LabelConfig) -> PipelineOptions:
+def beam_options(config: RunnerConfig) -> PipelineOptions:
     """Beam's own options: what was passed on, and the workers of DirectRunner.
 
     Raises
@@ -67,7 +67,7 @@ def _check_known(args: list[str]) -> None:
         )
 
 
-def threads_per_worker(config: LabelConfig) -> int:
+def threads_per_worker(config: RunnerConfig) -> int:
     """PyTorch's threads in each worker process."""
     if config.runner != "DirectRunner":
         return 1  # clusters start one worker process per core
@@ -97,13 +97,13 @@ def check_runner(name: str, options: PipelineOptions) -> None:
         raise UsageError(f"--runner={name}: {' '.join(wrong)}")
 
 
-def only_template(config: LabelConfig) -> bool:
+def only_template(config: RunnerConfig) -> bool:
     """Whether a run is a template for Dataflow, which starts the job after this program's end."""
     options = PipelineOptions(list(config.beam_args)).view_as(GoogleCloudOptions)
     return config.runner == "DataflowRunner" and options.template_location is not None
 
 
-def make_runner(config: LabelConfig, options: PipelineOptions) -> PipelineRunner | str:
+def make_runner(config: RunnerConfig, options: PipelineOptions) -> PipelineRunner | str:
     """The runner: Beam's in-process FnApiRunner for DirectRunner, else by its name.
 
     Beam's own DirectRunner first tries to download a Prism binary; which runner a user gets

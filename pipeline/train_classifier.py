@@ -35,7 +35,7 @@ _FRONT_ENDS = {("genre", True): "spectra", ("genre", False): "music_frames",
                ("recognise", False): "speech_frames"}  # fmt: skip
 _EPOCHS = {"genre": 12, "recognise": 20}
 _MUSIC = SequenceAugmentation(stretch=0.2, warp=0.06, noise=0.2, pad_frames=0)
-_SPEECH = SequenceAugmentation()
+_SPEECH = SequenceAugmentation(eq_db=5.0, mask_bands=4, mask_frames=4)
 
 
 def train_classifier(options: argparse.Namespace) -> None:
@@ -113,7 +113,8 @@ def _vit_recipe(options: argparse.Namespace, front_end: FrontEnd) -> Recipe:
 
 def _recogniser_recipe(options: argparse.Namespace, front_end: FrontEnd) -> RecogniserRecipe:
     masks = {"mask_bands": options.mask_bands, "mask_frames": options.mask_columns}
-    augmentation = _MUSIC if options.task == "genre" else _SPEECH
+    speech = options.task == "recognise"
+    augmentation = _SPEECH if speech else _MUSIC
     return RecogniserRecipe(
         front_end=front_end,
         cell=options.cell,
@@ -121,6 +122,8 @@ def _recogniser_recipe(options: argparse.Namespace, front_end: FrontEnd) -> Reco
         seed=options.seed,
         held_out_share=options.held_out_share,
         augmentation=dataclasses.replace(augmentation, **_given(masks)),
+        peak_range_db=45.0 if speech else 0.0,  # whoever speaks louder says the same
+        peak_decay_db=6.0 if speech else 0.0,
         **_given({"hidden_size": options.hidden_size, "layers": options.layers}),
     )
 

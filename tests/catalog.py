@@ -176,9 +176,11 @@ class Run:
         return {name: without_run_columns(self.rows(name)) for name in DATASETS}
 
 
-def command_line(output: Path | str, *options: str) -> list[str]:
-    """The program as a user would call it."""
-    return [sys.executable, "-m", "pipeline.main", f"--output={output}", *options]
+def command_line(
+    output: Path | str, *options: str, program: str = "pipeline.main"
+) -> list[str]:
+    """A program as a user would call it."""
+    return [sys.executable, "-m", program, f"--output={output}", *options]
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -12,9 +12,11 @@ import pytest
 from transforms.audio.readers import DecodeWarning
 from transforms.errors import Reason
 from transforms.records import FailureRow, PredictionRow, WindowRow, schema_of
+from transforms.results import EnhancedRow
 
 ROOT = Path(__file__).parents[1]
 OUTPUT_MD = (ROOT / "docs" / "output.md").read_text()
+ENHANCEMENT_MD = (ROOT / "docs" / "enhancement.md").read_text()
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)
 
 
@@ -117,6 +119,21 @@ def test_every_code_is_documented(code):
 def test_every_column_is_documented(row_class):
     names = schema_of(row_class).names
     assert [name for name in names if not re.search(rf"\b{name}\b", OUTPUT_MD)] == []
+
+
+def test_every_column_of_enhanced_tracks_is_documented():
+    names = schema_of(EnhancedRow).names
+    assert [name for name in names if not re.search(rf"\b{name}\b", ENHANCEMENT_MD)] == []
+
+
+def test_how_loud_the_removed_part_was(tmp_path):
+    row = dict.fromkeys(schema_of(EnhancedRow).names)
+    levels = {"a": (0.1, 0.05), "b": (0.1, 0.1), "silent": (0.0, 0.0)}
+    rows = [{**row, "uri": uri, "rms_before": before, "rms_after": after, "clipped_samples": 0}
+            for uri, (before, after) in levels.items()]  # fmt: skip
+    write(tmp_path, "enhanced", EnhancedRow, rows)
+    (query,) = re.findall(r"```sql\n(.*?)```", ENHANCEMENT_MD, re.DOTALL)
+    assert run(query, tmp_path) == [("a", -6.0, 0), ("b", 0.0, 0)]
 
 
 @pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")))

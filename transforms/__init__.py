@@ -19,12 +19,14 @@ _MODULES = {
     "Journal": "journal",
     "RollUp": "rollup",
     "CloseBooks": "books",
+    "Enhance": "enhance",
     "WriteToParquet": "write",
 }
 
 __all__ = [
     "CloseBooks",
     "Decode",
+    "Enhance",
     "Journal",
     "MelSpectrogram",
     "Preprocess",

@@ -5,41 +5,36 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import apache_beam as beam
 from apache_beam import pvalue
-from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindows
 
 from transforms.audio.sandbox import DecoderLimits, RemoteAudio, Sandbox
-from transforms.books import SKIPPED
-from transforms.errors import Reason, RunError, StageError, WorkerError
-from transforms.fetch import Fetched, fetched
+from transforms.contents import COUNTS, KNOWN, ContentDoFn
+from transforms.errors import Reason, StageError
+from transforms.fetch import Fetched
 from transforms.models.front_end import FrontEnd
 from transforms.records import (
     AudioWindow,
-    Failure,
     FloatArray,
-    KnownContent,
     Track,
     TrackFacts,
     TrackFeatures,
 )
-from transforms.stage_metrics import AUDIO_METRIC, FAILURES, StageMeter, WorkerMeter
-from transforms.storage.known import Known, KnownRows, load_known
+from transforms.results import LABELS
+from transforms.stage_metrics import FAILURES
+from transforms.storage.known import KnownRows
 from transforms.windows import cut_parts, cut_windows, needs_total
 
-STAGE = "Decode"
-WINDOWS, KNOWN, COUNTS = "windows", "known", "counts"
+STAGE = LABELS.stage
+WINDOWS = "windows"
 
 _DEFAULT_LIMITS = DecoderLimits()
 
 _Opened: TypeAlias = Callable[[], contextlib.AbstractContextManager[RemoteAudio]]
-_Output: TypeAlias = "AudioWindow | pvalue.TaggedOutput[Any, Any]"
 
 
 def check_length(duration_s: float, min_seconds: float) -> None:
@@ -248,13 +243,7 @@ class Decode(beam.PTransform):  # type: ignore[misc]
         return outputs
 
 
-class _DecodeFn(beam.DoFn):  # type: ignore[misc]
-    _sandbox: Sandbox  # from setup on
-    _over = False  # whether the worker ends: Beam may tear down while a bundle is in work
-    _worker: WorkerMeter
-    _known: Known | None
-    _skipped: Counter[str]
-
+class _DecodeFn(ContentDoFn):
     def __init__(
         self,
         front_end: FrontEnd,
@@ -264,78 +253,12 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
         *,
         features: bool = False,
     ) -> None:
+        super().__init__(limits, known)
         self._front_end = front_end
         self._min_seconds = min_seconds
-        self._limits = limits
-        self._known_rows = known
         self._features = features
-        self._meter = StageMeter(STAGE)
-        self._audio = Metrics.counter(STAGE, AUDIO_METRIC)
 
-    def setup(self) -> None:
-        self._worker = WorkerMeter()
-        self._sandbox = Sandbox(self._limits)
-        with contextlib.suppress(WorkerError):  # the first track will tell
-            self._sandbox.start()  # while the stages behind set themselves up
-        self._known = None if self._known_rows is None else load_known(self._known_rows)
-
-    def start_bundle(self) -> None:
-        self._skipped = Counter()
-
-    def process(self, track: Track) -> Iterator[_Output]:
-        yield from self._meter.count(lambda: self._results(track))
-
-    def _results(self, track: Track) -> Iterator[_Output]:
-        """Fetch all members of a track, then decode each distinct content once."""
-        contents: dict[str, tuple[Fetched, list[Track]]] = {}
-        with contextlib.ExitStack() as kept:
-            for member in track.members:
-                alone = dataclasses.replace(member, copies=())
-                yield from self._guarded(alone, None, self._fetch(alone, contents, kept))
-            for source, members in contents.values():
-                if fresh := self._unknown(members, source.sha256):
-                    same = dataclasses.replace(fresh[0], copies=tuple(fresh[1:]))
-                    if self._known is not None and self._known.has_bytes(source.sha256):
-                        content = KnownContent(same, source.sha256, source.size_bytes)
-                        yield pvalue.TaggedOutput(KNOWN, content)
-                    else:
-                        windows = self._decode(same, source)
-                        yield from self._guarded(same, source.size_bytes, windows)
-
-    def _fetch(
-        self,
-        track: Track,
-        contents: dict[str, tuple[Fetched, list[Track]]],
-        kept: contextlib.ExitStack,
-    ) -> Iterator[AudioWindow]:
-        """Add a file to ``contents`` by its hash, and keep the first one's bytes."""
-        with contextlib.ExitStack() as stack:
-            with self._meter.timed("read"):
-                source = stack.enter_context(fetched(track.uri))
-            if source.sha256 in contents:
-                contents[source.sha256][1].append(track)
-            else:
-                contents[source.sha256] = source, [track]
-                kept.enter_context(stack.pop_all())
-        yield from ()
-
-    def _unknown(self, tracks: list[Track], sha256: str) -> list[Track]:
-        """Leave out the listings that have a row of these very bytes."""
-        if self._known is None:
-            return tracks
-        fresh = []
-        for track in tracks:
-            left = tuple(
-                listing
-                for listing in track.listings
-                if not self._known.has_content(track.uri, sha256, listing)
-            )
-            self._skipped["labelled"] += len(track.listings) - len(left)
-            if left:
-                fresh.append(dataclasses.replace(track, listings=left))
-        return fresh
-
-    def _decode(self, track: Track, source: Fetched) -> Iterator[AudioWindow]:
+    def work(self, track: Track, source: Fetched) -> Iterator[AudioWindow]:
         windows = decode_track(
             track,
             source,
@@ -347,33 +270,5 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
         )
         for window in windows:
             if window.facts is not None:
-                self._count(window.facts)
+                self.count_audio(window.facts.duration_s)
             yield window
-
-    def _count(self, facts: TrackFacts) -> None:
-        milliseconds = round(1e3 * facts.duration_s)
-        self._audio.inc(milliseconds)
-        self._worker.count(milliseconds)
-
-    def _guarded(
-        self, track: Track, size_bytes: int | None, work: Iterable[AudioWindow]
-    ) -> Iterator[_Output]:
-        """Pass on what ``work`` gives; an exception of it becomes a failure of ``track``."""
-        try:
-            yield from work
-        except RunError:
-            raise  # not the track's fault: the run stops
-        except Exception as error:  # becomes a row of failures/, with its type and message
-            if self._over:
-                raise  # nor is this
-            failure = Failure.of(track, STAGE, error)
-            yield self._meter.failed(dataclasses.replace(failure, size_bytes=size_bytes))
-
-    def finish_bundle(self) -> Iterator[_Output]:
-        if number := self._skipped.total():
-            count = (SKIPPED, "labelled"), number
-            yield pvalue.TaggedOutput(COUNTS, GlobalWindows.windowed_value(count))
-
-    def teardown(self) -> None:
-        self._over = True
-        self._sandbox.close()

@@ -38,6 +38,7 @@ class Reason(str, Enum):
     INVALID_SAMPLES = "invalid_samples"
     INVALID_IMAGE = "invalid_image"
     INVALID_SCORES = "invalid_scores"
+    UNSUPPORTED_OUTPUT = "unsupported_output"
     INCOMPLETE = "incomplete"
     INTERNAL_ERROR = "internal_error"
 

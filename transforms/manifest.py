@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -29,7 +29,9 @@ from transforms.records import FailureRow, Listing, PredictionRow
 
 _FORMATS = {".csv": "csv", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 _FILE_SCHEME = "file://"
-_RESULT_COLUMNS = {f.name for row in (PredictionRow, FailureRow) for f in fields(row)}
+_RESULT_COLUMNS = frozenset(
+    field.name for row in (PredictionRow, FailureRow) for field in fields(row)
+)
 URI_COLUMNS, TRACK_ID_COLUMN = ("uri", "path"), "track_id"
 
 
@@ -107,13 +109,15 @@ def _uri_column(path: str, schema: pa.Schema) -> str:
     )
 
 
-def _carried(schema: pa.Schema) -> list[tuple[str, pa.Field]]:
+def _carried(
+    schema: pa.Schema, taken: Collection[str] = _RESULT_COLUMNS
+) -> list[tuple[str, pa.Field]]:
     """(name in the manifest, field in the result) of the columns that go through."""
     own = {_uri_column("", schema), TRACK_ID_COLUMN}
     carried = []
     for column in schema:
         if column.name not in own:
-            name = f"manifest_{column.name}" if column.name in _RESULT_COLUMNS else column.name
+            name = f"manifest_{column.name}" if column.name in taken else column.name
             carried.append((column.name, column.with_name(name).remove_metadata()))
     return carried
 
@@ -127,8 +131,14 @@ def _unreadable(path: str, error: Exception) -> InputError:
     return InputError(f"{path}: not a readable {kind} manifest: {reason}; repair or rewrite it")
 
 
-def check_manifest(path: str) -> tuple[pa.Schema, int]:
+def check_manifest(path: str, taken: Collection[str] = _RESULT_COLUMNS) -> tuple[pa.Schema, int]:
     """Read all of a manifest once.
+
+    Parameters
+    ----------
+    path : str
+    taken : collection of str
+        Names of the result's own columns.
 
     Returns
     -------
@@ -150,7 +160,7 @@ def check_manifest(path: str) -> tuple[pa.Schema, int]:
             raise _unreadable(path, error) from error
         if rows == 0:
             raise InputError(f"{path}: the manifest has no rows; list at least one uri")
-        return _distinct(path, [column for _, column in _carried(dataset.schema)]), rows
+        return _distinct(path, [column for _, column in _carried(dataset.schema, taken)]), rows
 
 
 def _distinct(path: str, columns: list[pa.Field]) -> pa.Schema:
@@ -161,7 +171,9 @@ def _distinct(path: str, columns: list[pa.Field]) -> pa.Schema:
     return pa.schema(columns)
 
 
-def read_manifest(path: str, root: str | None = None) -> Iterator[tuple[str | None, Listing]]:
+def read_manifest(
+    path: str, root: str | None = None, taken: Collection[str] = _RESULT_COLUMNS
+) -> Iterator[tuple[str | None, Listing]]:
     """(uri, Listing) of every row, in order; the uri is None where the row states none.
 
     Parameters
@@ -169,11 +181,14 @@ def read_manifest(path: str, root: str | None = None) -> Iterator[tuple[str | No
     path : str
     root : str, optional
         Folder for relative uris; the manifest's own when None.
+    taken : collection of str
+        Names of the result's own columns.
     """
     base = root if root is not None else path.rpartition("/")[0] or "."
     with local_copy(path) as local:
         dataset = _open_dataset(local)
-        uri_column, carried = _uri_column(path, dataset.schema), _carried(dataset.schema)
+        uri_column = _uri_column(path, dataset.schema)
+        carried = _carried(dataset.schema, taken)
         for batch in dataset.to_batches():
             for row in batch.to_pylist():
                 yield _listing(row, uri_column, carried, base)
@@ -188,7 +203,7 @@ def _listing(
     return (resolve(str(uri), root) if uri else None), listing
 
 
-def carried_schema(paths: Sequence[str]) -> pa.Schema:
+def carried_schema(paths: Sequence[str], taken: Collection[str] = _RESULT_COLUMNS) -> pa.Schema:
     """The columns that several manifests carry, as one schema.
 
     Raises
@@ -196,7 +211,7 @@ def carried_schema(paths: Sequence[str]) -> pa.Schema:
     InputError
         If a manifest is unusable, or two give one column types that have nothing in common.
     """
-    schemas = [check_manifest(path)[0] for path in paths]
+    schemas = [check_manifest(path, taken)[0] for path in paths]
     try:
         return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
     except pa.ArrowException as error:

@@ -18,7 +18,7 @@ from transforms.fetch import probe
 from transforms.listing import Listed, look_up, match
 from transforms.manifest import is_local, is_manifest, read_manifest
 from transforms.records import Listing, Track
-from transforms.storage.dataset import DATASETS
+from transforms.results import LABELS, Results
 from transforms.storage.known import Known
 
 _THREADS = 16  # for what waits on storage
@@ -46,10 +46,12 @@ class Mention(NamedTuple):
         return Listing(self.track_id, self.columns)
 
 
-def list_mentions(path: str, root: str | None, output: str | None = None) -> Iterator[Mention]:
+def list_mentions(
+    path: str, root: str | None, output: str | None = None, results: Results = LABELS
+) -> Iterator[Mention]:
     """All that one input names, in its order; a glob or folder names nothing of the ``output``."""
     if not is_manifest(path):
-        own = own_folders(output)
+        own = own_folders(output, results)
         for listed in match(path):
             if listed.path.startswith(own):
                 continue
@@ -57,7 +59,7 @@ def list_mentions(path: str, root: str | None, output: str | None = None) -> Ite
             valid_name = uri == listed.path
             yield Mention(uri, listed.size_bytes, listed.modified_us, valid_name=valid_name)
         return
-    rows = enumerate(read_manifest(path, root), start=1)
+    rows = enumerate(read_manifest(path, root, results.columns), start=1)
     with ThreadPoolExecutor(_THREADS) as pool:
         while batch := list(itertools.islice(rows, 1_000)):
             # A row without a uri fails in Decode (not_found), under its row number.
@@ -72,12 +74,12 @@ def list_mentions(path: str, root: str | None, output: str | None = None) -> Ite
                 )
 
 
-def own_folders(output: str | None) -> tuple[str, ...]:
+def own_folders(output: str | None, results: Results = LABELS) -> tuple[str, ...]:
     """What a run writes under its output, which may lie inside an input."""
     if output is None:
         return ()
     folder = os.path.abspath(output) if is_local(output) else output
-    return tuple(f"{folder}/{name}/" for name in (*DATASETS, "journal", "json", "runs"))
+    return tuple(f"{folder}/{name}/" for name in results.folders)
 
 
 def _look_up_all(uris: Sequence[str], pool: ThreadPoolExecutor) -> Iterable[Listed]:

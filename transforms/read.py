@@ -42,6 +42,7 @@ from transforms.mentions import (
     with_copies,
 )
 from transforms.records import Failure, Track
+from transforms.results import LABELS, Results
 from transforms.spread import Spread
 from transforms.stage_metrics import FAILURES, StageMeter
 from transforms.storage.known import Known, KnownRows, load_known
@@ -125,9 +126,12 @@ class _Chunks:
 class _ListDoFn(beam.DoFn):  # type: ignore[misc]
     """An input to (bucket, mentions) pairs, as plain tuples: Beam encodes these without pickle."""
 
-    def __init__(self, root: str | None, output: str | None, sieve: _Sieve) -> None:
+    def __init__(
+        self, root: str | None, output: str | None, sieve: _Sieve, results: Results
+    ) -> None:
         self._root = root
         self._output = output
+        self._results = results
         self._sieve = sieve
         self._duplicates = Metrics.counter(STAGE, DUPLICATES_METRIC)
 
@@ -136,7 +140,7 @@ class _ListDoFn(beam.DoFn):  # type: ignore[misc]
 
     def process(self, path: str) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
         chunks = _Chunks()
-        for mention in list_mentions(path, self._root, self._output):
+        for mention in list_mentions(path, self._root, self._output, self._results):
             if not self._is_known(mention):
                 yield from chunks.add(_bucket(mention.uri), tuple(mention))
         yield from chunks.rest()
@@ -242,6 +246,8 @@ class ReadFiles(beam.PTransform):  # type: ignore[misc]
         is known is left out in front of the shuffle.
     output : str, optional
         The run's output folder, none of whose own files are inputs.
+    results : Results
+        What the run makes of the tracks.
     """
 
     root: str | None = None
@@ -249,11 +255,12 @@ class ReadFiles(beam.PTransform):  # type: ignore[misc]
     journal: str | None = None
     one_input: bool = False
     output: str | None = None
+    results: Results = LABELS
 
     def expand(self, inputs: beam.PCollection) -> dict[str, beam.PCollection]:
         in_front = _Sieve(self.known if self.one_input else None, self.journal)
         listed = inputs | "List" >> beam.ParDo(
-            _ListDoFn(self.root, self.output, in_front)
+            _ListDoFn(self.root, self.output, in_front, self.results)
         ).with_outputs(COUNTS, main="mentions")
         merged = (
             listed["mentions"]

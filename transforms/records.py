@@ -297,8 +297,8 @@ def journal_schema(rows: pa.Schema) -> pa.Schema:
     Behind the row's own columns the number of the listing; behind a prediction's its windows.
     """
     schema = rows.append(pa.field(LISTING_COLUMN, pa.int32()))
-    if "label" not in rows.names:
-        return schema
+    if "label" not in rows.names or b"results" in (rows.metadata or {}):
+        return schema  # failures, or the results of another program (transforms.results)
     of_track = {"uri", "content_sha256", "run_id"}
     nested = pa.struct([column for column in schema_of(WindowRow) if column.name not in of_track])
     return schema.append(pa.field(WINDOWS_COLUMN, pa.list_(nested)))

@@ -56,7 +56,8 @@ class WriteToParquet(beam.PTransform):  # type: ignore[misc]
     target : Target
         Where the datasets go.
     predictions : pyarrow.Schema
-        Of the predictions, a manifest's own columns included.
+        Of the predictions (or other results, see transforms.results), a manifest's own columns
+        included.
     provenance : Provenance
         Of the run, for the failures' rows.
     """
@@ -83,5 +84,6 @@ class WriteToParquet(beam.PTransform):  # type: ignore[misc]
         else:
             rows, schema = results, journal_schema(self.predictions)
             kind: Kind = "copies" if name == "copies" else "tracks"
-            journal = Journal(self.journal, kind, schema, nested=WINDOWS_COLUMN)
+            nested = WINDOWS_COLUMN if WINDOWS_COLUMN in schema.names else None
+            journal = Journal(self.journal, kind, schema, nested=nested)
         return rows | f"Journal/{name}" >> journal

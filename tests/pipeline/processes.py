@@ -6,6 +6,7 @@ everything once and forks for each run (multiprocessing's forkserver).
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import os
@@ -46,13 +47,13 @@ def segments(output: Path) -> list[str]:
 class Started:
     """The program in a session of its own, with everything that it starts marked."""
 
-    def __init__(self, output: Path, *options: str) -> None:
+    def __init__(self, output: Path, *options: str, program: str = "pipeline.main") -> None:
         self._mark = uuid.uuid4().hex
         self._folder = tempfile.TemporaryDirectory(prefix="run-")
         self._errors = Path(self._folder.name) / "stderr"
         with self._errors.open("wb") as stderr:
             self._process = subprocess.Popen(
-                command_line(output, *options),
+                command_line(output, *options, program=program),
                 cwd=ROOT,
                 env=environment(**{MARK: self._mark}),
                 stdout=subprocess.DEVNULL,
@@ -133,15 +134,18 @@ class Crash:
         return changes and named and os.fspath(path).startswith(self._folder)
 
 
-def _run(output: str, options: tuple[str, ...], crash_at: int | None, errors: str) -> None:
+def _run(
+    program: str, output: str, options: tuple[str, ...], crash_at: int | None, errors: str
+) -> None:
     """In the fork: the program, up to its exit."""
     os.setsid()
     stderr = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(stderr, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     logging.root.handlers.clear()  # those of the process that forks
-    from pipeline.main import main
     from transforms.storage import retry
+
+    main = importlib.import_module(program).main
 
     retry.PATIENCE_SECONDS = 2.0  # in place of minutes
     crash = Crash(output, crash_at)
@@ -169,10 +173,16 @@ def call_and_crash(call: Callable[[], Any], folder: Path, crash_at: int) -> bool
 class Forked:
     """The same in a fork, of one worker; ``crash_at`` as :class:`Crash` counts."""
 
-    def __init__(self, output: Path, *options: str, crash_at: int | None = None) -> None:
+    def __init__(
+        self,
+        output: Path,
+        *options: str,
+        crash_at: int | None = None,
+        program: str = "pipeline.main",
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="run-")
         self._errors = Path(self._folder.name) / "stderr"
-        arguments = (str(output), ("--workers=1", *options), crash_at, str(self._errors))
+        arguments = program, str(output), ("--workers=1", *options), crash_at, str(self._errors)
         self._process = FORKS.Process(target=_run, args=arguments)
         self._process.start()
 

@@ -31,6 +31,7 @@ MODEL_MODULES = sorted(
 SURFACE = {
     "CloseBooks",
     "Decode",
+    "Enhance",
     "Journal",
     "MelSpectrogram",
     "Preprocess",
@@ -150,5 +151,5 @@ def test_reasons_are_pinned():
         "not_found", "permission_denied", "unreadable", "empty_file", "not_audio",
         "unsupported_codec", "corrupt", "too_short", "timeout", "out_of_memory", "decoder_crash",
         "invalid_samples", "invalid_image",
-        "invalid_scores", "incomplete", "internal_error",
+        "invalid_scores", "unsupported_output", "incomplete", "internal_error",
     }  # fmt: skip

@@ -10,12 +10,13 @@ name              shape                                    of
 ``hidden``        (batch, layers, hidden_size)             rnn, lstm, gru
 ``cell``          (batch, layers, hidden_size)             lstm
 ``context.N``     (batch, context_frames(N), hidden_size)  cnn: the last inputs of layer N
+``peak``          (batch, 1), float64                      peak_range > 0: the running peak
 ``evidence``      (batch, hidden_size + 1), float64        recognition: the weighted sum of all
                                                            hidden vectors, then of the weights
 ================  =======================================  =================================
 
-:func:`state_to_bytes` writes it as safetensors. All arrays but ``evidence`` are of the model's
-own number type. torch is imported on loading.
+:func:`state_to_bytes` writes it as safetensors. All arrays are of the model's
+own number type, but for those of float64. torch is imported on loading.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class SequenceSettings:
     layers: int
     kernel_size: int = 3  # frames under one convolution; cnn only
     dilation_cycle: int = 6  # layers after which the dilation begins at 1 again; cnn only
+    peak_range: float = 0.0  # frames under the running peak, as deep as this; 0: frames as they are
+    peak_decay: float = 0.0  # of the running peak, by frame; both in the units of the inputs
     dropout: float = 0.0  # between layers and in front of the head, in training
 
     def __post_init__(self) -> None:
@@ -77,8 +80,12 @@ class SequenceSettings:
                 raise CheckpointError(
                     f"sequence model: {name} must be from 1 to {most}, not {value!r}"
                 )
-        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
-            raise CheckpointError(f"sequence model: dropout must be in [0, 1), not {self.dropout}")
+        for name, above in {"dropout": 1.0, "peak_range": 1e3, "peak_decay": 1e3}.items():
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < above:
+                raise CheckpointError(
+                    f"sequence model: {name} must be in [0, {above:g}), not {value!r}"
+                )
 
     def dilation(self, layer: int) -> int:
         """Frames from one tap of a layer's convolution to the next."""

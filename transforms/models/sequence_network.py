@@ -16,6 +16,8 @@ from transforms.models.sequence import SequenceSettings
 
 State: TypeAlias = dict[str, torch.Tensor]
 
+_FAR = 1e6  # under anything that is heard
+
 
 class SequenceNetwork(nn.Module):
     """Standardised frames through a causal cell into a head.
@@ -33,6 +35,7 @@ class SequenceNetwork(nn.Module):
         self.settings = settings
         self.register_buffer("input_mean", torch.zeros(settings.inputs))
         self.register_buffer("input_scale", torch.ones(settings.inputs))
+        self.level = _RunningPeak(settings) if settings.peak_range else None
         self.cell: nn.Module = (
             _Convolutions(settings) if settings.cell == "cnn" else _Recurrent(settings)
         )
@@ -45,6 +48,7 @@ class SequenceNetwork(nn.Module):
         """The state before the first frame: zeros."""
         like = self.input_mean
         return {
+            **({} if self.level is None else self.level.initial_state(batch, like)),
             **self.cell.initial_state(batch, like),  # type: ignore[operator]
             **self.head.initial_state(batch, like),  # type: ignore[operator]
         }
@@ -70,10 +74,41 @@ class SequenceNetwork(nn.Module):
         if frames.shape[1] == 0:
             kind = torch.float64 if self.settings.head == "recognition" else frames.dtype
             return frames.new_zeros(len(frames), 0, self.settings.outputs, dtype=kind), state
-        scaled = (frames - self.input_mean) * self.input_scale
+        levelled, after_level = (frames, {}) if self.level is None else self.level(frames, state)
+        scaled = (levelled - self.input_mean) * self.input_scale
         hidden, after_cell = self.cell(scaled, state)
         outputs, after_head = self.head(self.dropout(hidden), state)
-        return outputs, {**after_cell, **after_head}
+        return outputs, {**after_level, **after_cell, **after_head}
+
+    def levelled(self, frames: torch.Tensor) -> torch.Tensor:
+        """Whole sequences as they are standardised: referred to the running peak, if at all."""
+        if self.level is None:
+            return frames
+        state = self.level.initial_state(len(frames), self.input_mean)
+        found: torch.Tensor = self.level(frames, state)[0]
+        return found
+
+
+class _RunningPeak(nn.Module):
+    """Refers each frame to the loudest value so far, which is forgotten slowly.
+
+    A causal stand-in for the reference to a recording's peak: how loud a recording is, and how
+    silent its silence, does not matter. Computed in float64: the same in any cut.
+    """
+
+    def __init__(self, settings: SequenceSettings) -> None:
+        super().__init__()
+        self._range, self._decay = settings.peak_range, settings.peak_decay
+
+    def initial_state(self, batch: int, like: torch.Tensor) -> State:
+        return {"peak": like.new_full((batch, 1), -_FAR, dtype=torch.float64)}
+
+    def forward(self, frames: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        fallen = self._decay * torch.arange(1, frames.shape[1] + 1, dtype=torch.float64)
+        loudest = torch.cummax(frames.double().amax(dim=2) + fallen, dim=1).values
+        peaks = torch.maximum(loudest, state["peak"]) - fallen
+        under = (frames - peaks[:, :, None]).clamp_min(-self._range)
+        return under.to(frames.dtype), {"peak": peaks[:, -1:]}
 
 
 class _Recurrent(nn.Module):

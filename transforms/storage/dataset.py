@@ -20,7 +20,7 @@ from transforms.storage.durable import committed, delete_files, list_folder
 from transforms.storage.json_lines import to_json_line
 from transforms.storage.retry import retried
 
-DATASETS = ("predictions", "windows", "failures")
+DATASETS = ("predictions", "windows", "failures", "enhanced")
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -20,18 +21,25 @@ from transforms.storage.retry import is_storage_error, retried
 
 
 @contextlib.contextmanager
-def committed(path: str) -> Iterator[Path]:
+def committed(path: str, drafts: str | None = None) -> Iterator[Path]:
     """Give a local path to write to; what is written becomes ``path`` at once and durably.
 
     On this machine by fsync and rename. Elsewhere by an upload: object stores show an object when
     it is complete. What storage refuses for a while is tried again (see transforms.storage.retry).
+
+    Parameters
+    ----------
+    path : str
+    drafts : str, optional
+        Folder of the same local file system for what is being written, under a name of its own;
+        beside ``path``, under a name that follows from it, when None.
 
     Raises
     ------
     StorageError
         If ``path`` cannot be written.
     """
-    with _storage_errors(path), _draft(path) as draft:
+    with _storage_errors(path), _draft(path, drafts) as draft:
         yield draft
         retried(path, lambda: _commit(draft, path))
 
@@ -60,7 +68,7 @@ def _storage_errors(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _draft(path: str) -> Iterator[Path]:
+def _draft(path: str, drafts: str | None = None) -> Iterator[Path]:
     if not is_local(path):
         with tempfile.TemporaryDirectory(prefix="commit-") as folder:
             yield Path(folder) / "draft"
@@ -68,6 +76,9 @@ def _draft(path: str) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f".{target.name}.tmp"
+    if drafts is not None:
+        Path(drafts).mkdir(parents=True, exist_ok=True)
+        draft = Path(drafts, f"{uuid.uuid4().hex}{target.suffix}")
     try:
         yield draft
     finally:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from transforms.errors import FROM_OUTSIDE
 from transforms.records import Listing, Track
+from transforms.results import LABELS, Results
 from transforms.storage.dataset import list_dataset, read_batches
 from transforms.storage.extras import extras_of
 
@@ -52,6 +53,8 @@ class KnownRows:
         Whether an unchanged size and modification time are enough; else only equal bytes are.
     resumed_only : bool
         Whether only rows of the ``resumed_runs`` count.
+    results : Results
+        Whose rows count.
     """
 
     output: str
@@ -62,6 +65,7 @@ class KnownRows:
     resumed_runs: tuple[str, ...] = ()
     by_version: bool = True
     resumed_only: bool = False
+    results: Results = LABELS
 
 
 def _digest(*parts: object) -> bytes:
@@ -99,16 +103,24 @@ class Known:
     labelled, failed : numpy.ndarray
         (n,) sorted digests of 16 bytes.
     by_version : bool
+    done : str
+        The outcome of what is labelled.
     """
 
-    def __init__(self, labelled: Digests, failed: Digests, by_version: bool) -> None:
+    def __init__(
+        self, labelled: Digests, failed: Digests, by_version: bool, done: str = "labelled"
+    ) -> None:
+        self._done = done
         self._labelled = labelled
         self._failed = failed
         self._by_version = by_version
         self._seen = np.zeros(len(labelled) + len(failed), dtype=bool)
 
     def outcome(self, track: Track, listing: Listing) -> str | None:
-        """Say ``labelled`` or ``failed`` of a listing whose file is unchanged, else None."""
+        """Say ``labelled`` or ``failed`` of a listing whose file is unchanged, else None.
+
+        In place of ``labelled`` the word of the results that were asked for.
+        """
         place = self._place(track, listing)
         return None if place is None else self._outcome_at(place)
 
@@ -122,7 +134,7 @@ class Known:
         return self._outcome_at(place), first
 
     def _outcome_at(self, place: int) -> str:
-        return "labelled" if place < len(self._labelled) else "failed"
+        return self._done if place < len(self._labelled) else "failed"
 
     def _place(self, track: Track, listing: Listing) -> int | None:
         """Where the listing's version stands in the labelled ones, or behind them in the failed."""
@@ -165,8 +177,8 @@ def load_known(rows: KnownRows) -> Known:
         If one of their files cannot be read.
     """
     newest, contents, failed = _Newest(), [_digests([])], [_digests([])]
-    for path in _files(rows, "predictions"):
-        for batch in _batches(path, ["content_sha256", "labelled_at"], rows):
+    for path in _files(rows, rows.results.dataset):
+        for batch in _batches(path, ["content_sha256", rows.results.time_column], rows):
             contents.append(_digests(map(bytes_key, batch["content_sha256"].to_pylist())))
             newest.add_labelled(batch, rows.by_version)
     for path in _files(rows, "failures"):
@@ -174,8 +186,9 @@ def load_known(rows: KnownRows) -> Known:
             newest.add_failed(batch)
             if _is_of(rows.resumed_runs, path):
                 failed.append(_failed_keys(batch.filter(_in_the_file(batch["reason"]))))
+    done = rows.results.done
     labelled = np.unique(np.concatenate([*contents, *newest.keys()]))
-    return Known(labelled, np.unique(np.concatenate(failed)), rows.by_version)
+    return Known(labelled, np.unique(np.concatenate(failed)), rows.by_version, done)
 
 
 class _Newest:

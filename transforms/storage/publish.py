@@ -26,11 +26,13 @@ from transforms.records import (
     WindowRow,
     schema_of,
 )
+from transforms.results import LABELS, Results, results_of
 from transforms.storage.dataset import DatasetWriter, JsonLinesWriter, Target, remove_datasets
 from transforms.storage.extras import extras_of
 from transforms.storage.reuse import Reuse, Row, to_table
 
-STAGE_ORDER = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", "RollUp")
+STAGE_ORDER = ("ReadFiles", "Decode", "Preprocess", "MelSpectrogram", "RunInference", "RollUp",
+               "Enhance")  # fmt: skip
 
 _BATCH_ROWS = 1_000
 _COPIES = 50_000  # held at once; each such part reads the earlier runs' rows once
@@ -80,7 +82,9 @@ def publish(
             while part := list(itertools.islice(rows, _COPIES)):
                 missing += writers.add_copies(part)
     failures = _of_kind(paths, "failures")
-    _publish_failures(failures, [_gone(row) for row in missing], target, labelled, counts)
+    results = LABELS if predictions is None else results_of(predictions)
+    gone = [_gone(row, results) for row in missing]
+    _publish_failures(failures, gone, target, labelled, counts)
     return counts
 
 
@@ -114,24 +118,30 @@ class _Tracks(ExitStack):
         super().__init__()
         self._target, self._schema = target, schema
         self._labelled, self._counts = labelled, counts
+        self._results = results_of(schema)
         self._windows_schema = schema_of(WindowRow).with_metadata(schema.metadata)
-        self._predictions = self.enter_context(DatasetWriter(target, "predictions", schema))
-        self._windows = self.enter_context(DatasetWriter(target, "windows", self._windows_schema))
+        dataset = DatasetWriter(target, self._results.dataset, schema)
+        self._predictions = self.enter_context(dataset)
+        if self._results.has_windows:
+            windows = DatasetWriter(target, "windows", self._windows_schema)
+            self._windows = self.enter_context(windows)
         self._lines = self.enter_context(JsonLinesWriter(target))
 
     def add(self, table: pa.Table) -> None:
         """Add finished tracks as the journal has them; those that are there already are not."""
         table = table.take(pa.array(self._unseen(table), pa.int64()))
-        self._windows.write(unnested_windows(table, self._windows_schema))
+        if self._results.has_windows:
+            self._windows.write(unnested_windows(table, self._windows_schema))
         self._write(table.select(self._schema.names).cast(self._schema))
 
     def add_copies(self, rows: list[Row]) -> list[Row]:
         """Add copies of what earlier runs have labelled; gives back those that none has."""
         new = [row for row in rows if self._is_new(listing_key(row["uri"], row[LISTING_COLUMN]))]
-        reuse = Reuse(self._target, new, extras=extras_of(self._schema))
+        extras = extras_of(self._schema)
+        reuse = Reuse(self._target, new, extras=extras, results=self._results)
         for found in reuse.predictions():
             self._write(to_table(found, self._schema))
-        for found in reuse.windows():
+        for found in reuse.windows() if self._results.has_windows else ():
             self._windows.write(to_table(found, self._windows_schema))
         missing = reuse.missing
         self._labelled -= {listing_key(row["uri"], row[LISTING_COLUMN]) for row in missing}
@@ -140,8 +150,8 @@ class _Tracks(ExitStack):
     def _write(self, tracks: pa.Table) -> None:
         self._lines.write(tracks)
         self._predictions.write(tracks)
-        for label in tracks["label"].value_counts().to_pylist():
-            self._counts["labelled", label["values"]] += label["counts"]
+        for kind in tracks[self._results.kind_column].value_counts().to_pylist():
+            self._counts[self._results.done, kind["values"]] += kind["counts"]
 
     def _unseen(self, table: pa.Table) -> list[int]:
         return [index for index, key in enumerate(listing_keys(table)) if self._is_new(key)]
@@ -164,12 +174,14 @@ def unnested_windows(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, names=schema.names).cast(schema)
 
 
-def _gone(row: Row) -> Row:
+def _gone(row: Row, results: Results) -> Row:
     """The failure of a copy whose other row is not there any more."""
     message = "another file's row of the same bytes has been removed; start the run again"
-    failure = {"stage": "Decode", "reason": Reason.INCOMPLETE.value, "message": message}
+    failure = {"stage": results.stage, "reason": Reason.INCOMPLETE.value, "message": message}
     names = [*schema_of(FailureRow).names, LISTING_COLUMN]
-    return {name: row.get(name) for name in names} | failure | {"failed_at": row["labelled_at"]}
+    return (
+        {name: row.get(name) for name in names} | failure | {"failed_at": row[results.time_column]}
+    )
 
 
 def _publish_failures(

@@ -20,11 +20,11 @@ from transforms.records import (
     LISTING_COLUMN,
     WINDOWS_COLUMN,
     KnownContent,
-    PredictionRow,
     WindowRow,
     row_dict,
     schema_of,
 )
+from transforms.results import LABELS, Results
 from transforms.rollup import Provenance
 from transforms.storage.dataset import Target, list_dataset, read_batches
 from transforms.storage.extras import EXTRA_COLUMNS, EXTRAS, extras_of
@@ -35,12 +35,14 @@ _BATCH_ROWS = 2_000
 Row = dict[str, Any]
 
 
-def copy_rows(content: KnownContent, provenance: Provenance) -> list[Row]:
+def copy_rows(
+    content: KnownContent, provenance: Provenance, results: Results = LABELS
+) -> list[Row]:
     """The journal's rows of files whose bytes are known: predictions without scores."""
     now = dt.datetime.now(dt.timezone.utc)
     return [
         {
-            **dict.fromkeys(schema_of(PredictionRow).names),
+            **dict.fromkeys(schema_of(results.row_class).names),
             **row_dict(provenance),
             **listing.columns,
             "uri": track.uri,
@@ -48,7 +50,7 @@ def copy_rows(content: KnownContent, provenance: Provenance) -> list[Row]:
             "content_sha256": content.content_sha256,
             "size_bytes": content.size_bytes,
             "modified_at": track.modified_at,
-            "labelled_at": now,
+            results.time_column: now,
             LISTING_COLUMN: number,
             WINDOWS_COLUMN: [],
         }
@@ -68,13 +70,25 @@ class Reuse:
         Journalled predictions without scores.
     extras : set of str
         What the run was asked for (transforms.storage.extras): rows without it will not do.
+    results : Results
+        Whose rows they are.
     """
 
-    def __init__(self, target: Target, copies: Sequence[Row], *, extras: Set[str]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        copies: Sequence[Row],
+        *,
+        extras: Set[str],
+        results: Results = LABELS,
+    ) -> None:
         self._target = target
         self._extras = extras
+        self._results = results
+        self._columns = schema_of(results.row_class).names
         not_asked = (columns for name, columns in EXTRAS.items() if name not in extras)
-        self._left_out = dict.fromkeys(itertools.chain.from_iterable(not_asked))
+        left_out = set(itertools.chain.from_iterable(not_asked))
+        self._left_out = dict.fromkeys(name for name in self._columns if name in left_out)
         self._wanted: dict[str, list[Row]] = defaultdict(list)
         for row in copies:
             self._wanted[row["content_sha256"]].append(row)
@@ -87,10 +101,9 @@ class Reuse:
 
     def predictions(self) -> Iterator[list[Row]]:
         """Yield the copies with all that the other rows say, some at a time."""
-        for path in self._earlier("predictions") if self._wanted else ():
+        for path in self._earlier(self._results.dataset) if self._wanted else ():
             wanted = pa.array(list(self._wanted), pa.string())
-            names = schema_of(PredictionRow).names
-            for batch in read_batches(path, _BATCH_ROWS, names, EXTRA_COLUMNS):
+            for batch in read_batches(path, _BATCH_ROWS, self._columns, EXTRA_COLUMNS):
                 if not self._wanted:
                     return
                 if not self._extras <= extras_of(batch.schema):
@@ -106,9 +119,9 @@ class Reuse:
         copies = self._wanted.get(source["content_sha256"], [])
         if not copies or not self._fits(source, copies[0]):
             return
-        known = {name: source.get(name) for name in schema_of(PredictionRow).names}
+        known = {name: source.get(name) for name in self._columns}
         for copy in self._wanted.pop(source["content_sha256"]):
-            made = {name: copy[name] for name in (*_OF_FILE, "run_id", "labelled_at")}
+            made = {name: copy[name] for name in (*_OF_FILE, "run_id", self._results.time_column)}
             made |= self._left_out
             uris = self._sources[source["run_id"], source["uri"]]
             if copy["uri"] not in uris:  # two listings of one file have its windows once
