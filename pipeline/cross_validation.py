@@ -55,10 +55,12 @@ def load_windows(
     uris = [track.uri for track in tracks]
     windows = shards.windows(uris, front_end, kind)
     for uri, message in windows.failures.items():
-        raise InputError(f"{uri}: {message}; remove it from --data ({len(windows.failures)} such)")
+        such = len(windows.failures)
+        raise InputError(f"{uri}: {message}; remove it from the data ({such} such)")
     silent = [uris[index] for index in set(range(len(uris))) - set(windows.track.tolist())]
     if silent:
-        raise InputError(f"{min(silent)}: only silence; remove it from --data ({len(silent)} such)")
+        such = len(silent)
+        raise InputError(f"{min(silent)}: only silence; remove it from the data ({such} such)")
     labels = tuple(sorted({track.label for track in tracks}))
     return TrainingSet(
         labels=labels,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,17 +35,14 @@ from transforms.models.statistics import (
     image_statistics,
     statistics_weights,
 )
-from transforms.models.vit_training import (
-    Batch,
-    Trained,
-    ViTSettings,
+from transforms.models.trainable_vit import (
     build_vit,
     log_probabilities,
     save_checkpoint,
     sharpen,
     start_patches,
-    train_vit,
 )
+from transforms.models.vit_training import Batch, Trained, ViTSettings, train_vit
 from transforms.records import FloatArray
 
 SEGMENT_SECONDS = 30.0
@@ -154,21 +151,69 @@ class Crops:
         truth = np.tile(self._data.truth[self._tracks], passes)
         return StatisticsTeacher(seed=self._recipe.seed).fit(np.concatenate(statistics), truth)
 
-    def batches(self, teacher: StatisticsTeacher) -> Iterator[Batch]:
-        """Endless augmented and mixed batches, labelled by the teacher before they are masked."""
+    def batches(self) -> CropBatches:
+        """Endless augmented and mixed batches."""
+        return CropBatches(self, self._tracks, self._recipe, self._rng)
+
+
+class CropBatches:
+    """Batches of crops, labelled by the teacher before they are masked.
+
+    The teacher is fitted for the first of them. A BatchStream of transforms.models.vit_training:
+    after it, all that a batch depends on are the generator and the queue of tracks.
+    """
+
+    def __init__(
+        self, crops: Crops, tracks: IntArray, recipe: Recipe, rng: np.random.Generator
+    ) -> None:
+        self._crops = crops
+        self._tracks = tracks
+        self._recipe = recipe
+        self._rng = rng
+        self._labeller: _Labeller | None = None
+        self._queue: IntArray = np.empty(0, dtype=np.int64)
+
+    def __iter__(self) -> CropBatches:
+        return self
+
+    def __next__(self) -> Batch:
         how, size = self._recipe.augmentation, self._recipe.batch_size
-        sample = image_statistics(self.augmented(self._tracks, how.stretch))
-        mean, deviation = sample.mean(axis=0), sample.std(axis=0) + 1e-6
+        labeller = self._labeller = self._labeller or self._fit_labeller()
+        while len(self._queue) < size:
+            self._queue = np.concatenate([self._queue, self._rng.permutation(self._tracks)])
+        chosen, self._queue = self._queue[:size], self._queue[size:]
+        images = mix(self._crops.augmented(chosen, how.stretch), how, self._rng)
+        targets, side = labeller.label(images)
+        return Batch(mask(images, how, self._rng), targets, side)
+
+    def _fit_labeller(self) -> _Labeller:
+        teacher = self._crops.fit_teacher()
+        stretch = self._recipe.augmentation.stretch
+        sample = image_statistics(self._crops.augmented(self._tracks, stretch))
+        return _Labeller(teacher, sample.mean(axis=0), sample.std(axis=0) + 1e-6)
+
+    def state(self) -> dict[str, Any]:
+        return {"rng": self._rng.bit_generator.state, "queue": self._queue.tolist()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._labeller = self._labeller or self._fit_labeller()  # as ever, from the seed
+        self._rng.bit_generator.state = state["rng"]
+        self._queue = np.array(state["queue"], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Labeller:
+    """The teacher's labels of images, and the statistics that the side head learns."""
+
+    teacher: StatisticsTeacher
+    mean: FloatArray  # (features,) of the statistics
+    deviation: FloatArray  # (features,)
+
+    def label(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        statistics = image_statistics(images)
+        side = np.clip((statistics - self.mean) / self.deviation, -5, 5)
         scale = np.sqrt(statistics_weights())  # a scaled target is a weighted square error
-        queue: IntArray = np.empty(0, dtype=np.int64)
-        while True:
-            while len(queue) < size:
-                queue = np.concatenate([queue, self._rng.permutation(self._tracks)])
-            images = mix(self.augmented(queue[:size], how.stretch), how, self._rng)
-            queue = queue[size:]
-            statistics = image_statistics(images)
-            side = np.clip((statistics - mean) / deviation, -5, 5)
-            yield Batch(mask(images, how, self._rng), teacher.predict(statistics), side * scale)
+        return self.teacher.predict(statistics), side * scale
 
 
 @dataclass(frozen=True)
@@ -210,9 +255,9 @@ class ViTLearner:
         crops = Crops(data, tracks, recipe, np.random.default_rng(seed))
         model = build_vit(recipe.settings, recipe.front_end, data.labels)
         start_patches(model, crops.plain(tracks))
-        batches = crops.batches(crops.fit_teacher())
         validate = None if held_out is None else self._validation(data, held_out)
-        return train_vit(model, batches, recipe.settings, validate, stop_after)
+        path = self.state_folder and self.state_folder / f"{name}.safetensors"
+        return train_vit(model, crops.batches(), recipe.settings, validate, stop_after, path)
 
     def _validation(
         self, data: TrainingSet, held_out: IntArray

@@ -135,7 +135,8 @@ def judged_mixtures(
         for noise_index, noise in enumerate(NOISES):
             for snr_db in snrs_db:
                 for number in range(each):
-                    place = [seed, noise_index, round(10 * snr_db), number]
+                    level = round(10 * snr_db) % 2**32  # seeds are not negative
+                    place = [seed, noise_index, level, number]
                     rng = np.random.default_rng(place)
                     yield make_mixture(recordings, kind, noise, snr_db, length, rng)
 

@@ -33,6 +33,7 @@ from transforms.decode import Decode
 from transforms.errors import UsageError
 from transforms.mel import MelSpectrogram
 from transforms.models.front_end import FrontEnd
+from transforms.models.recogniser import frames_of
 from transforms.preprocess import Preprocess
 from transforms.records import Failure, FloatArray, LogMelWindow, PreparedWindow, Track
 
@@ -64,9 +65,9 @@ class WindowSet:
     failures: dict[str, str]  # uri to what went wrong
 
 
-def on_this_machine(build: Callable[[beam.Pipeline], None]) -> None:
-    """Run a pipeline in one worker process for each core."""
-    run_locally(build, available_cores())
+def on_this_machine(build: Callable[[beam.Pipeline], None], args: Sequence[str] = ()) -> None:
+    """Run a pipeline in one worker process for each core, with more options of Beam's."""
+    run_locally(build, available_cores(), args)
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,6 @@ def prepare_windows(
         return shards.windows(uris, front_end, kind)
 
 
-def content_frames(content_s: float, front_end: FrontEnd) -> int:
-    """Columns of an image that has one for each frame, over ``content_s`` seconds of sound."""
-    samples = round(content_s * front_end.sample_rate_hz)
-    return min(1 + samples // front_end.hop_length, front_end.image_width)
-
-
 def _digest(uris: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(sorted(uris)).encode()).hexdigest()
 
@@ -173,7 +168,7 @@ def _data(
         held = round(window.content_s * front_end.sample_rate_hz)
         return to_int16(window.samples[:held])
     if kind == "frames":
-        return window.image[:, : content_frames(window.content_s, front_end)].T
+        return window.image[:, : frames_of(window.content_s, front_end)].T
     return window.image
 
 

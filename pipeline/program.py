@@ -44,4 +44,6 @@ def exit_status(work: Callable[[], int]) -> int:
 def refuse_existing(output: Path) -> None:
     """Raise UsageError if a folder that is to be made is there already."""
     if output.exists():
-        raise UsageError(f"--output={output} is there already; nothing is overwritten")
+        raise UsageError(
+            f"--output={output} is there already; nothing is overwritten, name another folder"
+        )

@@ -115,9 +115,21 @@ def make_runner(config: RunnerConfig, options: PipelineOptions) -> PipelineRunne
     return _local_runner(config.workers, options)
 
 
-def run_locally(build: Callable[[beam.Pipeline], None], workers: int) -> None:
-    """Build a pipeline and run it to its end in worker processes on this machine."""
-    options = PipelineOptions(["--runner=DirectRunner", f"--direct_num_workers={workers}"])
+def run_locally(
+    build: Callable[[beam.Pipeline], None], workers: int, args: Sequence[str] = ()
+) -> None:
+    """Build a pipeline and run it to its end in worker processes on this machine.
+
+    Parameters
+    ----------
+    build : callable
+        Builds it with the pipeline that it is given.
+    workers : int
+    args : sequence of str
+        More options of Beam's, of file systems for example.
+    """
+    given = ["--runner=DirectRunner", f"--direct_num_workers={workers}", *args]
+    options = PipelineOptions(given)
     pipeline = beam.Pipeline(runner=_local_runner(workers, options), options=options)
     build(pipeline)
     pipeline.run().wait_until_finish()

@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of ``python -m pipeline.train``."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.train",
-        description=__doc__,
+        description=(__doc__ or "").replace("``", ""),
         epilog="Options that are not listed here go to Apache Beam, which prepares the data.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -42,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(parser.add_argument_group("data"))
     _add_model(parser.add_argument_group("model"))
     _add_training(parser.add_argument_group("training"))
+    _add_labelling(parser.add_argument_group("training to label (genre, recognise)"))
+    _add_denoising(parser.add_argument_group("training to denoise"))
     return parser
 
 
@@ -89,57 +91,25 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="vit labels images, for genre only; the others are causal sequence models "
         "(default: vit for genre, else lstm)",
     )
-    group.add_argument("--hidden_size", type=int, metavar="N", help="(default: the recipe's)")
-    group.add_argument("--layers", type=int, metavar="N", help="(default: the recipe's)")
+    group.add_argument(
+        "--hidden_size", type=int, metavar="N", help="width of a cell (default: the recipe's)"
+    )
+    group.add_argument("--layers", type=int, metavar="N", help="of a cell (default: the recipe's)")
     group.add_argument(
         "--front_end",
         choices=sorted(PRESETS),
-        help="preset, saved beside the weights (default: spectra for vit, music_frames for other "
-        "genre models, speech_frames for recognise)",
+        help="preset of what labels, saved beside the weights (default: spectra for vit, "
+        "music_frames for other genre models, speech_frames for recognise)",
     )
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    group.add_argument("--steps", type=int, metavar="N", help="most steps of a vit")
-    group.add_argument("--epochs", type=int, metavar="N", help="most epochs of the other models")
     group.add_argument(
-        "--held_out_share",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="of the artists that are trained on, up to 0.5: held out to stop early when their "
-        "loss no longer falls; 0 trains for all the steps (default: %(default)s)",
+        "--steps", type=int, metavar="N", help="most steps of a vit (default: the recipe's)"
     )
     group.add_argument(
-        "--mask_bands",
-        type=int,
-        metavar="ROWS",
-        help="SpecAugment: widest band of frequency to blank, in mel bands or image rows",
-    )
-    group.add_argument(
-        "--mask_columns",
-        type=int,
-        metavar="COLUMNS",
-        help="SpecAugment: longest stretch of time to blank, in frames or image columns",
-    )
-    group.add_argument(
-        "--cross_validate",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="without it a classifier trains for all the steps, and its card has no figures",
-    )
-    group.add_argument(
-        "--test_fold",
-        type=int,
-        default=0,
-        metavar="FOLD",
-        help="of denoise: not trained on, its figures stand in the card (default: %(default)s)",
-    )
-    group.add_argument(
-        "--merge",
-        metavar="A+B",
-        help="report the accuracy with these labels taken as one, too",
+        "--epochs", type=int, metavar="N", help="most epochs of a cell (default: the recipe's)"
     )
     group.add_argument(
         "--threads",
@@ -147,6 +117,63 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         default=available_cores(),
         metavar="N",
         help="of PyTorch (default: the cores, here %(default)s)",
+    )
+
+
+def _add_labelling(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cross_validate",
+        action=argparse.BooleanOptionalAction,
+        help="without it the model trains for all the steps, and its card has no figures "
+        "(default: with it)",
+    )
+    group.add_argument(
+        "--held_out_share",
+        type=float,
+        metavar="SHARE",
+        help="of the artists that a fold trains on, up to 0.5: held out to stop early when their "
+        "loss no longer falls (default: 0, which trains for all the steps)",
+    )
+    group.add_argument(
+        "--mask_bands",
+        type=int,
+        metavar="ROWS",
+        help="SpecAugment: widest band of frequency to blank, in mel bands or image rows "
+        "(default: the recipe's)",
+    )
+    group.add_argument(
+        "--mask_columns",
+        type=int,
+        metavar="COLUMNS",
+        help="SpecAugment: longest stretch of time to blank, in frames or image columns "
+        "(default: the recipe's)",
+    )
+    group.add_argument(
+        "--merge", metavar="A+B", help="report the accuracy with these labels taken as one, too"
+    )
+
+
+def _add_denoising(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--clip_seconds",
+        type=float,
+        metavar="SECONDS",
+        help="length of the mixtures that it learns from, 0.1 to 60 (default: the recipe's)",
+    )
+    group.add_argument(
+        "--steps_per_epoch", type=int, metavar="N", help="(default: the recipe's)"
+    )
+    group.add_argument(
+        "--test_fold",
+        type=int,
+        metavar="FOLD",
+        help="not trained on; the figures on it stand in the card (default: 0)",
+    )
+    group.add_argument(
+        "--test_mixtures",
+        type=int,
+        metavar="N",
+        help="of each kind of recording, noise and level, for these figures (default: 6)",
     )
 
 
@@ -163,6 +190,7 @@ def _train(options: argparse.Namespace) -> int:
     options.cell = options.cell or _CELL_OF[options.task]
     if options.cell == VIT and options.task != "genre":
         raise UsageError(f"--cell=vit cannot --task={options.task}; one of {', '.join(CELLS)} can")
+    _check_foreign(options)
     _check_ranges(options)
     if options.task == "denoise":
         from pipeline.train_enhancer import train_enhancer
@@ -176,19 +204,42 @@ def _train(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _check_foreign(options: argparse.Namespace) -> None:
+    """Refuse what would be ignored, then set the defaults of what is left."""
+    classifiers = ("front_end", "also", "cross_validate", "merge", "held_out_share", "mask_bands",
+                   "mask_columns")  # fmt: skip
+    denoise = ("clip_seconds", "steps_per_epoch", "test_fold", "test_mixtures")
+    cells = ("epochs", "hidden_size", "layers")
+    of_task = classifiers if options.task == "denoise" else denoise
+    of_cell = cells if options.cell == VIT else ("steps",)
+    for what, names in (("task", of_task), ("cell", of_cell)):
+        for name in names:
+            if getattr(options, name) is not None:
+                raise UsageError(
+                    f"--{name} is no setting of --{what}={getattr(options, what)}; leave it away"
+                )
+    defaults = {"held_out_share": 0.0, "cross_validate": True, "test_fold": 0}
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+
+
 def _check_ranges(options: argparse.Namespace) -> None:
     if not 0 <= options.held_out_share <= 0.5:
         raise UsageError(f"--held_out_share={options.held_out_share}: must be from 0 to 0.5")
-    smallest = {"steps": 1, "epochs": 1, "threads": 1, "seed": 0, "hidden_size": 1, "layers": 1,
-                "mask_bands": 0, "mask_columns": 0, "test_fold": 0}  # fmt: skip
+    if options.clip_seconds is not None and not 0.1 <= options.clip_seconds <= 60:
+        raise UsageError(f"--clip_seconds={options.clip_seconds:g}: must be from 0.1 to 60")
+    for name, most in {"hidden_size": 4096, "layers": 64}.items():
+        value = getattr(options, name)
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"--{name}={value}: must be from 1 to {most}")
+    smallest = {"steps": 1, "epochs": 1, "threads": 1, "seed": 0, "mask_bands": 0,
+                "mask_columns": 0, "test_fold": 0, "steps_per_epoch": 1,
+                "test_mixtures": 1}  # fmt: skip
     for name, least in smallest.items():
         value = getattr(options, name)
         if value is not None and value < least:
             raise UsageError(f"--{name}={value}: must be {least} or more")
-    foreign = ("steps",) if options.cell != VIT else ("epochs", "hidden_size", "layers")
-    for name in foreign:
-        if getattr(options, name) is not None:
-            raise UsageError(f"--{name} is no setting of --cell={options.cell}")
 
 
 if __name__ == "__main__":

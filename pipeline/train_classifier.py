@@ -24,10 +24,11 @@ from pipeline.fit_recogniser import RecogniserLearner, RecogniserRecipe
 from pipeline.fit_vit import Recipe, ViTLearner, load_training_set
 from pipeline.labelled import LabelledTrack, assign_folds, load_labelled
 from pipeline.prepare import Shards
-from pipeline.training_run import begin, finish, say, shards_of
+from pipeline.training_run import preparing_runner, say, training_state
 from transforms.augment import Augmentation
 from transforms.errors import UsageError
 from transforms.models.front_end import PRESETS, FrontEnd
+from transforms.models.recogniser import suits_recogniser
 from transforms.sequence_augment import SequenceAugmentation
 
 _FRONT_ENDS = {("genre", True): "spectra", ("genre", False): "music_frames",
@@ -39,30 +40,48 @@ _SPEECH = SequenceAugmentation(eq_db=5.0, mask_bands=4, mask_frames=4)
 
 def train_classifier(options: argparse.Namespace) -> None:
     """Prepare, cross-validate, train on everything, write the checkpoint and its card."""
+    front_end = _front_end(options)
+    run_beam = preparing_runner(options)
+    tracks = _load_tracks(options)
+    torch.set_num_threads(options.threads)
+    recipe: Recipe | RecogniserRecipe
+    if options.cell == "vit":
+        recipe = _vit_recipe(options, front_end)
+    else:
+        recipe = _recogniser_recipe(options, front_end)
+    with training_state(options, recipe, tracks) as state_folder:
+        shards = Shards((options.shards or state_folder / "shards").absolute(), run_beam)
+        say(f"{len(tracks)} tracks of {len({t.artist for t in tracks})} artists: making windows")
+        learner: Learner
+        if isinstance(recipe, Recipe):
+            learner = ViTLearner(recipe, state_folder)
+            data = load_training_set(tracks, recipe, shards)
+        else:
+            learner = RecogniserLearner(recipe, state_folder, say)
+            data = load_windows(tracks, front_end, "frames", shards)
+        _train_all(options, learner, data)
+
+
+def _front_end(options: argparse.Namespace) -> FrontEnd:
+    """The preset, if the cell can be trained on it and the masks fit into its images."""
     is_vit = options.cell == "vit"
     front_end = PRESETS[options.front_end or _FRONT_ENDS[options.task, is_vit]]
-    _check_masks(options, front_end)
-    tracks, also = _load_tracks(options)
-    torch.set_num_threads(options.threads)
-    state_folder = begin(options)
-    shards = shards_of(options, state_folder)
-    say(f"{len(tracks)} tracks of {len({t.artist for t in tracks})} artists: making windows")
-    learner: Learner
-    if is_vit:
-        recipe = _vit_recipe(options, front_end)
-        learner = ViTLearner(recipe, state_folder)
-        data = load_training_set([*tracks, *also], recipe, shards)
-    else:
-        learner = RecogniserLearner(_recogniser_recipe(options, front_end), state_folder, say)
-        data = _load_frames([*tracks, *also], front_end, shards)
-    _train_all(options, learner, data)
-    finish(options)
+    if not is_vit and not suits_recogniser(front_end):
+        fitting = [name for name, preset in PRESETS.items() if suits_recogniser(preset)]
+        raise UsageError(
+            f"--front_end={options.front_end} looks at whole windows, or resizes them; "
+            f"--cell={options.cell} takes {' or '.join(fitting)}"
+        )
+    limits = {"mask_bands": front_end.image_height - 1, "mask_columns": front_end.image_width - 1}
+    for name, largest in limits.items():
+        value = getattr(options, name)
+        if value is not None and value > largest:
+            raise UsageError(f"--{name}={value}: must be from 0 to {largest}")
+    return front_end
 
 
-def _load_tracks(
-    options: argparse.Namespace,
-) -> tuple[list[LabelledTrack], list[LabelledTrack]]:
-    """The tracks with their folds, and those that no fold is tested on."""
+def _load_tracks(options: argparse.Namespace) -> list[LabelledTrack]:
+    """The tracks with their folds, then those of --also without one: no fold is tested on them."""
     tracks = load_labelled(options.data, options.root)
     if options.cross_validate:
         tracks = assign_folds(tracks)
@@ -70,28 +89,14 @@ def _load_tracks(
     if options.merge and not set(options.merge.split("+")) <= labels:
         raise UsageError(f"--merge={options.merge}: the labels are {', '.join(sorted(labels))}")
     if not options.also:
-        return tracks, []
-    also = load_labelled(options.also, options.root)
+        return tracks
+    also = load_labelled(options.also, options.root, least_labels=1, option="--also")
     if strange := sorted({track.label for track in also} - labels):
         raise UsageError(f"--also={options.also}: {', '.join(strange)}: not among --data's labels")
     known = {track.uri for track in tracks}
     if twice := next((track.uri for track in also if track.uri in known), None):
         raise UsageError(f"--also={options.also}: {twice} is in --data too, and would be tested")
-    return tracks, [dataclasses.replace(track, fold=None) for track in also]
-
-
-def _load_frames(
-    tracks: list[LabelledTrack], front_end: FrontEnd, shards: Shards
-) -> TrainingSet:
-    return load_windows(tracks, front_end, "frames", shards)
-
-
-def _check_masks(options: argparse.Namespace, front_end: FrontEnd) -> None:
-    limits = {"mask_bands": front_end.image_height - 1, "mask_columns": front_end.image_width - 1}
-    for name, largest in limits.items():
-        value = getattr(options, name)
-        if value is not None and value > largest:
-            raise UsageError(f"--{name}={value}: must be from 0 to {largest}")
+    return [*tracks, *(dataclasses.replace(track, fold=None) for track in also)]
 
 
 def _vit_recipe(options: argparse.Namespace, front_end: FrontEnd) -> Recipe:

@@ -18,11 +18,12 @@ from pipeline.labelled import LabelledTrack, assign_folds, load_labelled
 from pipeline.mixtures import Recordings
 from pipeline.plots import plot_epochs, plot_improvements
 from pipeline.prepare import Shards
-from pipeline.training_run import begin, finish, say, shards_of
+from pipeline.training_run import preparing_runner, say, training_state
 from transforms.errors import InputError, UsageError
 from transforms.models.enhancer import Enhancer, SpectrumFrontEnd
 from transforms.models.front_end import FrontEnd
 from transforms.models.sequence import SequenceModel, save_weights
+from transforms.models.sequence_training import Fitted
 
 _PIECE_SECONDS = 10.0  # of a recording in the shards
 _JUDGED_EACH = 6  # mixtures of each kind of recording, noise and level
@@ -78,7 +79,7 @@ def load_recordings(
     Raises
     ------
     InputError
-        If one cannot be decoded.
+        If one cannot be decoded, or holds nothing but silence.
     """
     prepared = FrontEnd(
         sample_rate_hz=front_end.sample_rate_hz,
@@ -95,7 +96,10 @@ def load_recordings(
     )
     windows = shards.windows([track.uri for track in tracks], prepared, "samples")
     for uri, message in windows.failures.items():
-        raise InputError(f"{uri}: {message}; remove it from --data")
+        raise InputError(f"{uri}: {message}; remove it from --data ({len(windows.failures)} such)")
+    heard = {tracks[index].uri for index in windows.track}
+    if silent := [track.uri for track in tracks if track.uri not in heard]:
+        raise InputError(f"{silent[0]}: only silence; remove it from --data ({len(silent)} such)")
     return Recordings(
         windows.images,
         [tracks[index].label for index in windows.track],
@@ -106,51 +110,59 @@ def load_recordings(
 
 def train_enhancer(options: argparse.Namespace) -> None:
     """Prepare, train, judge, write the checkpoint and its card."""
+    run_beam = preparing_runner(options)
     tracks = assign_folds(load_labelled(options.data, options.root, least_labels=1))
     learned = {track.artist for track in tracks if track.fold != options.test_fold}
     unheard = {track.artist for track in tracks if track.fold == options.test_fold} - learned
     if not unheard or not learned:
+        folds = sorted({track.fold for track in tracks if track.fold is not None})
         raise UsageError(
-            f"--test_fold={options.test_fold}: no performer is in that fold alone; the folds are "
-            f"{', '.join(str(f) for f in sorted({track.fold or 0 for track in tracks}))}"
+            f"--test_fold={options.test_fold}: no performer is in that fold alone, or none is left "
+            f"to learn from; the folds are {', '.join(map(str, folds))}"
         )
     recipe = _recipe(options)
     torch.set_num_threads(options.threads)
-    state_folder = begin(options)
-    say(f"{len(tracks)} recordings: preparing samples at {recipe.front_end.sample_rate_hz} Hz")
-    recordings = load_recordings(tracks, recipe.front_end, shards_of(options, state_folder))
-    fitted = fit_enhancer(
-        recordings.of(learned),
-        recipe,
-        state_path=state_folder / "all.safetensors",
-        report=lambda m: say(f"epoch {m['epoch']:.0f}: loss {m['train_loss']:.2f} dB"),
-    )
+    with training_state(options, recipe, tracks) as state_folder:
+        shards = Shards((options.shards or state_folder / "shards").absolute(), run_beam)
+        rate_hz = recipe.front_end.sample_rate_hz
+        say(f"{len(tracks)} recordings: preparing samples at {rate_hz} Hz")
+        recordings = load_recordings(tracks, recipe.front_end, shards)
+        fitted = fit_enhancer(
+            recordings.of(learned),
+            recipe,
+            state_path=state_folder / "all.safetensors",
+            report=lambda m: say(f"epoch {m['epoch']:.0f}: loss {m['train_loss']:.2f} dB"),
+        )
+        say("judging, beside spectral gating")
+        report = _judge(options, recordings.of(unheard), fitted, recipe)
+        save_weights(fitted.network, options.output, {})
+        recipe.front_end.save(options.output)
+        content = _content(options, recipe, recordings.of(learned), fitted, report)
+        _write(options.output, content, report)
+
+
+def _judge(
+    options: argparse.Namespace, unheard: Recordings, fitted: Fitted, recipe: EnhancerRecipe
+) -> Report:
     enhancer = Enhancer(SequenceModel(fitted.network), recipe.front_end)
-    say("judging, beside spectral gating")
-    report = judge(
-        recordings.of(unheard), methods_beside(enhancer), each=_JUDGED_EACH, seed=options.seed
-    )
-    output: Path = options.output
-    save_weights(fitted.network, output, {})
-    recipe.front_end.save(output)
-    content = _content(options, recipe, recordings.of(learned), fitted, report)
-    _write(output, content, report)
-    finish(options)
+    each = options.test_mixtures or _JUDGED_EACH
+    return judge(unheard, methods_beside(enhancer), each=each, seed=options.seed)
 
 
 def _recipe(options: argparse.Namespace) -> EnhancerRecipe:
-    sizes = {"hidden_size": options.hidden_size, "layers": options.layers}
+    names = ("hidden_size", "layers", "steps_per_epoch", "clip_seconds")
+    given = {name: getattr(options, name) for name in names}
     return EnhancerRecipe(
         cell=options.cell,
         epochs=options.epochs or _EPOCHS,
         seed=options.seed,
-        **{name: value for name, value in sizes.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 
 def _content(
-    options: argparse.Namespace, recipe: EnhancerRecipe, learned: Recordings, fitted: Any,
-    report: Report,
+    options: argparse.Namespace, recipe: EnhancerRecipe, learned: Recordings,
+    fitted: Fitted, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "name": options.output.name,

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import json
+import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 
-from pipeline.prepare import Shards, on_this_machine
+from pipeline import __version__
+from pipeline.labelled import LabelledTrack
+from pipeline.prepare import RunBeam, on_this_machine
 from pipeline.program import refuse_existing
 from pipeline.runner import check_runner, runner_options
 from transforms.errors import UsageError
@@ -23,57 +31,109 @@ _FREE = ("command", "output", "terms", "threads", "shards", "runner", "beam_args
 the last digit: how PyTorch divides sums among them.)"""
 
 
-def begin(options: argparse.Namespace) -> Path:
-    """Make the output's state folder, or find that of an interrupted training.
+@contextmanager
+def training_state(
+    options: argparse.Namespace, recipe: Any, tracks: Sequence[LabelledTrack]
+) -> Iterator[Path]:
+    """The state's folder inside the output: made, or that of an interrupted training.
+
+    At the end it is removed. After a wrong call nothing is left, unless something was trained.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    recipe : dataclass
+        All settings of the training.
+    tracks : sequence of LabelledTrack
+        All that it learns from or is tested on.
 
     Raises
     ------
     UsageError
-        If the output is there already, or is of a training with other options.
+        If the output is there already, or is of a training of something else.
     """
     folder: Path = options.output / _STATE
-    stated = {name: str(value) for name, value in vars(options).items() if name not in _FREE}
-    path = folder / _OPTIONS
-    if not path.exists():
-        refuse_existing(options.output)
-        folder.mkdir(parents=True)
-        path.write_text(json.dumps(stated, indent=2) + "\n")
-        return folder
-    earlier = json.loads(path.read_text())
-    for name, value in stated.items():
-        if earlier.get(name) != value:
-            raise UsageError(
-                f"--output={options.output} is an interrupted training with --{name}="
-                f"{earlier.get(name)}, not {value}; go on with that, or remove the folder"
-            )
-    say(f"going on with the interrupted training in {options.output}")
-    return folder
+    stated = {"options": _stated(options), **_made_of(recipe, tracks)}
+    if (folder / _OPTIONS).exists():
+        _check_same(options, json.loads((folder / _OPTIONS).read_text()), stated)
+        say(f"going on with the interrupted training in {options.output}")
+    else:
+        _begin(options, folder, stated)
+    try:
+        yield folder
+    except UsageError:
+        if not any(folder.glob("*.safetensors")):
+            shutil.rmtree(options.output)
+        raise
+    shutil.rmtree(folder)
 
 
-def finish(options: argparse.Namespace) -> None:
-    """Remove the state of a training that is over."""
-    shutil.rmtree(options.output / _STATE)
+def _begin(options: argparse.Namespace, folder: Path, stated: dict[str, Any]) -> None:
+    refuse_existing(options.output)
+    folder.mkdir(parents=True)
+    draft = folder / f"{_OPTIONS}.draft"
+    draft.write_text(json.dumps(stated, indent=2) + "\n")
+    os.replace(draft, folder / _OPTIONS)
 
 
-def shards_of(options: argparse.Namespace, state_folder: Path) -> Shards:
-    """Where the prepared data go, and the runner that prepares them.
+def _stated(options: argparse.Namespace) -> dict[str, str | None]:
+    return {
+        name: None if value is None else str(value)
+        for name, value in vars(options).items()
+        if name not in _FREE
+    }
+
+
+def _made_of(recipe: Any, tracks: Sequence[LabelledTrack]) -> dict[str, Any]:
+    """What else decides the weights, as JSON has it."""
+    listed = json.dumps(sorted(dataclasses.astuple(track) for track in tracks), default=str)
+    content = {
+        "version": __version__,
+        "recipe": dataclasses.asdict(recipe),
+        "tracks": hashlib.sha256(listed.encode()).hexdigest(),
+    }
+    found: dict[str, Any] = json.loads(json.dumps(content))
+    return found
+
+
+def _check_same(
+    options: argparse.Namespace, earlier: dict[str, Any], stated: dict[str, Any]
+) -> None:
+    begun = f"--output={options.output} is an interrupted training"
+    for name, value in stated["options"].items():
+        if (before := earlier["options"].get(name)) != value:
+            was = f"without --{name}" if before is None else f"with --{name}={before}"
+            now = "without it" if value is None else f"with {value}"
+            raise UsageError(f"{begun} {was}, not {now}; go on as before, or remove the folder")
+    others = {
+        "version": f"by version {earlier['version']} of this program, this is {__version__}",
+        "recipe": "with a recipe that this program no longer has",
+        "tracks": "of other tracks, labels, artists or folds",
+    }
+    for name, told in others.items():
+        if earlier[name] != stated[name]:
+            raise UsageError(f"{begun} {told}; remove the folder to train from the beginning")
+
+
+def preparing_runner(options: argparse.Namespace) -> RunBeam:
+    """What runs the pipelines that prepare the data.
 
     Raises
     ------
     UsageError
         If Beam has no such runner or option.
     """
-    folder = options.shards or state_folder / "shards"
-    if options.runner == "DirectRunner" and not options.beam_args:
-        return Shards(folder, on_this_machine)
     beam_options = runner_options(options.runner, options.beam_args)
+    FileSystems.set_options(beam_options)  # the data's tables are read here
+    if options.runner == "DirectRunner":
+        return lambda build: on_this_machine(build, options.beam_args)
     check_runner(options.runner, beam_options)
 
     def run_beam(build: Callable[[beam.Pipeline], None]) -> None:
         with beam.Pipeline(runner=options.runner, options=beam_options) as pipeline:
             build(pipeline)
 
-    return Shards(folder.absolute(), run_beam)
+    return run_beam
 
 
 def say(text: str) -> None:

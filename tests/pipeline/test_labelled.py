@@ -92,7 +92,8 @@ def test_folds_are_stated_for_all_or_none():
         ("uri,label\na.mp3,x\nb.mp3,\n", "row 2 lacks"),
         ("uri,label\n,x\nb.mp3,y\n", "row 1 lacks"),
         ("uri,label\na.mp3,x\nb.mp3,x\n", "two labels"),
-        ("uri,label,fold\na.mp3,x,one\nb.mp3,y,2\n", "fold"),
+        ("uri,label,fold\na.mp3,x,one\nb.mp3,y,2\n", "row 1: the fold 'one' is no number"),
+        ("uri,label,fold\na.mp3,x,0\nb.mp3,y,-1\n", "row 2: the fold -1 must be 0 or more"),
         ("uri,label\na.mp3,x\nb.mp3,y\na.mp3,y\n", r"a\.mp3 is listed twice"),
     ],
 )
@@ -111,3 +112,10 @@ def test_a_track_outside_the_labels_folders(tmp_path):
     (tmp_path / "stray.mp3").write_bytes(b"sound")
     with pytest.raises(InputError, match=r"stray\.mp3 lies in no label"):
         load_labelled(str(tmp_path))
+
+
+def test_one_label_is_enough_where_the_caller_says_so(tmp_path):
+    table = write(tmp_path / "l.csv", "uri,label\na.mp3,x\n")
+    assert len(load_labelled(table, least_labels=1)) == 1
+    with pytest.raises(InputError, match="^--also=.*two labels are needed"):
+        load_labelled(table, option="--also")

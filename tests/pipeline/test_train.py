@@ -127,6 +127,7 @@ def test_a_broken_track_ends_a_training_and_is_counted_by_an_evaluation(trained,
     table = tmp_path / "l.csv"
     table.write_text("uri,label\n" + "".join(rows) + f"{tmp_path}/missing.flac,hiss\n")
     assert train.main([f"--data={table}", f"--output={tmp_path / 'm'}"]) == 2
+    assert not (tmp_path / "m").exists()
     output = tmp_path / "e"
     options = [f"--model={trained}", f"--data={table}", f"--output={output}", "--workers=1"]
     assert evaluate.main(options) == 0
@@ -137,9 +138,13 @@ def test_a_broken_track_ends_a_training_and_is_counted_by_an_evaluation(trained,
     ("options", "message"),
     [
         (["--output=."], "is there already"),
-        (["--held_out_share=0.9"], "--held_out_share"),
-        (["--mask_bands=128"], "--mask_bands"),
+        (["--held_out_share=0.9"], "--held_out_share=0.9: must be from 0 to 0.5"),
+        (["--mask_bands=128"], "--mask_bands=128: must be from 0 to 127"),
+        (["--mask_columns=-1"], "--mask_columns=-1: must be 0 or more"),
         (["--steps=0"], "--steps=0: must be 1 or more"),
+        (["--epochs=3"], "--epochs is no setting of --cell=vit; leave it away"),
+        (["--stepz=3"], "--stepz=3: not an option of this program or of Apache Beam; see --help"),
+        (["--front_end=ccmusic", "--cell=gru"], "--cell=gru takes music_frames or speech_frames"),
         (["--threads=0"], "--threads=0: must be 1 or more"),
         (["--seed=-1"], "--seed=-1: must be 0 or more"),
         (["--merge=hiss+jazz"], "the labels are hiss, tone"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from transforms.errors import CheckpointError
 from transforms.models.checkpoint import THRESHOLD_KEY, check_image_size, read_threshold
 from transforms.models.front_end import FrontEnd
-from transforms.models.vit_training import save_checkpoint
+from transforms.models.trainable_vit import save_checkpoint
 
 if TYPE_CHECKING:
     import torch

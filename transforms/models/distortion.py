@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.floating[Any]]
 
-_SMALLEST = 1e-12
+_MOST_DB = 120.0
+_SMALLEST = 10 ** (-_MOST_DB / 10)
 
 
 def si_sdr_db(reference: Array, estimate: Array) -> float:
@@ -25,7 +26,8 @@ def si_sdr_db(reference: Array, estimate: Array) -> float:
     Returns
     -------
     float
-        At most 120 for an estimate that is the signal at any scale.
+        120 for an estimate that is the signal at any scale, -120 for one that has nothing of it
+        or is silence.
 
     Raises
     ------
@@ -38,13 +40,17 @@ def si_sdr_db(reference: Array, estimate: Array) -> float:
     energy = float(reference @ reference)
     if energy == 0:
         raise ValueError("the reference is silence")
+    loudest = float(np.abs(estimate).max())
+    if loudest == 0:
+        return -_MOST_DB
+    estimate = estimate / loudest  # else the squares of a very quiet one would vanish
     target = (float(estimate @ reference) / energy) * reference
     distortion = estimate - target
-    signal = float(target @ target)
-    return float(
-        10 * np.log10(max(signal, _SMALLEST * energy))
-        - 10 * np.log10(max(float(distortion @ distortion), _SMALLEST * max(signal, 1e-300)))
+    signal_db, distortion_db = (
+        10 * np.log10(max(float(part @ part) / float(estimate @ estimate), _SMALLEST))
+        for part in (target, distortion)
     )
+    return float(signal_db - distortion_db)
 
 
 def energy_loss_db(reference: Array, estimate: Array) -> float:

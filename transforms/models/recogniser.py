@@ -82,11 +82,22 @@ def recogniser_front_end(
     return front_end.changed(image_width=full_window_frames(front_end))
 
 
-def _check_causal(folder: Path, front_end: FrontEnd) -> None:
+def suits_recogniser(front_end: FrontEnd) -> bool:
+    """Whether a recogniser can be trained on a front end: causal, and its images are its frames."""
+    frames = front_end.n_mels, full_window_frames(front_end)
+    resized = frames != (front_end.image_height, front_end.image_width)
+    return not resized and not _looking_ahead(front_end)
+
+
+def _looking_ahead(front_end: FrontEnd) -> list[str]:
+    """Settings that need the whole window."""
     wrong = [name for name, value in _LOOKS_AHEAD.items() if getattr(front_end, name) != value]
     wrong += ["denoise"] if front_end.denoise == "spectral_gate" else []
-    wrong += ["reference"] if front_end.reference != "full_scale" else []
-    if wrong:
+    return wrong + (["reference"] if front_end.reference != "full_scale" else [])
+
+
+def _check_causal(folder: Path, front_end: FrontEnd) -> None:
+    if wrong := _looking_ahead(front_end):
         told = ", ".join(f"{name} is {getattr(front_end, name)!r}" for name in wrong)
         raise FrontEndError(
             f"{folder}: a recogniser knows nothing of what comes later, its front end looks at "

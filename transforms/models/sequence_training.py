@@ -8,9 +8,7 @@ epoch is drawn from the seed and the epoch's number, so that no generator's stat
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +17,18 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import torch
 
 from transforms.models.sequence_network import SequenceNetwork
+from transforms.models.training_state import (
+    optimiser_tensors,
+    read_state,
+    restore_optimiser,
+    under,
+    write_state,
+)
 
 Batch = TypeVar("Batch")
 Metrics: TypeAlias = dict[str, float]
 Validate: TypeAlias = Callable[[SequenceNetwork], Metrics]
 """Takes a network in evaluation mode; the key ``loss`` of what it gives is what must fall."""
-
-_FACTS = "facts"  # key of the metadata of a state's file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +93,14 @@ def fit_sequence(
     -------
     Fitted
         The same whether the training was interrupted or not.
+
+    Raises
+    ------
+    CheckpointError
+        If the state is damaged, or of a training with other settings.
     """
     training = _Training(network, settings, settings.epochs * work.batches_per_epoch)
-    if state_path is not None and state_path.exists():
+    if state_path is not None:
         training.load(state_path)
     last = min(settings.epochs, stop_after or settings.epochs)
     while not training.is_over(last, early=validate is not None):
@@ -146,8 +154,8 @@ class _Training:
 
     def close_epoch(self, metrics: Metrics) -> None:
         self.history.append(metrics)
-        losses = [m.get("validation_loss", -m["epoch"]) for m in self.history]  # no loss: the last
-        if min(losses) == losses[-1]:
+        best = self.history[self.best_epoch - 1]
+        if self.best_epoch == 0 or _must_fall(metrics) < _must_fall(best):
             self.best_epoch = len(self.history)
             self._best = {n: a.clone() for n, a in self._average.items()}
 
@@ -163,42 +171,38 @@ class _Training:
         return network.eval()
 
     def save(self, path: Path) -> None:
-        """Write the state as safetensors, at once or not at all."""
-        from safetensors.torch import save_file
-
         tensors = {f"network.{n}": t for n, t in self._network.state_dict().items()}
         tensors |= {f"average.{n}": t for n, t in self._average.items()}
-        tensors |= {f"best.{n}": t.clone() for n, t in self._best.items()}
-        for name, parameter in self._parameters.items():
-            for key, value in self._optimiser.state[parameter].items():
-                tensors[f"optimiser.{key}.{name}"] = value
-        facts = {"step": self._step, "best_epoch": self.best_epoch, "history": self.history,
-                 "settings": dataclasses.asdict(self._settings)}  # fmt: skip
-        draft = path.with_suffix(".draft")
-        save_file({n: t.contiguous() for n, t in tensors.items()}, draft,
-                  metadata={_FACTS: json.dumps(facts)})  # fmt: skip
-        os.replace(draft, path)
+        tensors |= {f"best.{n}": t for n, t in self._best.items()}
+        tensors |= optimiser_tensors(self._optimiser, self._parameters)
+        facts = {"step": self._step, "best_epoch": self.best_epoch, "history": self.history}
+        write_state(path, tensors, facts, self._stated())
 
     def load(self, path: Path) -> None:
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as content:
-            facts = json.loads(content.metadata()[_FACTS])
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-        if facts["settings"] != dataclasses.asdict(self._settings):
-            raise ValueError(f"{path} is of a training with other settings")
-        self._network.load_state_dict(_under("network.", tensors))
-        self._average = _under("average.", tensors)
-        self._best = _under("best.", tensors)
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            for name, value in _under(f"optimiser.{key}.", tensors).items():
-                self._optimiser.state[self._parameters[name]][key] = value
+        """Go on from a state, if there is one."""
+        saved = read_state(path, self._stated())
+        if saved is None:
+            return
+        tensors, facts = saved
+        self._network.load_state_dict(under("network.", tensors))
+        self._average = under("average.", tensors)
+        self._best = under("best.", tensors)
+        restore_optimiser(self._optimiser, self._parameters, tensors)
         self._step, self.best_epoch = facts["step"], facts["best_epoch"]
         self.history = facts["history"]
 
+    def _stated(self) -> dict[str, Any]:
+        """What a state must be of."""
+        shape, settings = self._network.settings, self._settings
+        return {
+            "steps": self._steps,
+            "network": dataclasses.asdict(shape),
+            "optimiser": dataclasses.asdict(settings),
+        }
 
-def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+def _must_fall(metrics: Metrics) -> float:
+    return metrics.get("validation_loss", -metrics["epoch"])  # no validation: the last is best
 
 
 def _groups(

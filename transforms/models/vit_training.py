@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from transforms.models.checkpoint import THRESHOLD_KEY, WEIGHTS_FILE
-from transforms.models.front_end import FrontEnd
+from transforms.models.training_state import (
+    optimiser_tensors,
+    read_state,
+    restore_optimiser,
+    under,
+    write_state,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +54,20 @@ class Batch:
     statistics: FloatArray  # (images, features), standardised, scaled; a side head predicts them
 
 
+@runtime_checkable
+class BatchStream(Protocol):
+    """Batches of which an interrupted training gets the same ones as another."""
+
+    def __next__(self) -> Batch:
+        """One more."""
+
+    def state(self) -> Any:
+        """What the next batch depends on, as JSON can say it."""
+
+    def restore(self, state: Any) -> None:
+        """Go on where :meth:`state` was asked for."""
+
+
 @dataclass
 class Trained:
     """A trained model and its learning curve, one entry per validation."""
@@ -61,99 +81,119 @@ Validate: TypeAlias = Callable[[Any], tuple[float, float]]
 """Takes a model, gives (loss, accuracy) on tracks of unseen artists."""
 
 
-def build_vit(settings: ViTSettings, front_end: FrontEnd, labels: Sequence[str]) -> Any:
-    """A ViT for one-channel images of ``front_end``, weights from torch's current seed."""
-    from transformers import ViTConfig, ViTForImageClassification
-
-    config = ViTConfig(
-        image_size=[front_end.image_height, front_end.image_width],
-        patch_size=[front_end.image_height, settings.patch_columns],
-        num_channels=1,
-        hidden_size=settings.hidden_size,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        intermediate_size=4 * settings.hidden_size,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-    )
-    return ViTForImageClassification(config)
-
-
-def start_patches(model: Any, images: FloatArray) -> None:
-    """Start the patch projection as a softly whitened, randomly rotated PCA of the patches.
-
-    Parameters
-    ----------
-    model : ViTForImageClassification
-        Changed in place.
-    images : float32, shape (images, height, width)
-        A sample of what it will see.
-    """
-    import torch
-
-    projection = model.vit.embeddings.patch_embeddings.projection
-    hidden, _, height, columns = projection.weight.shape
-    patches = torch.from_numpy(images).unfold(2, columns, columns)  # (n, height, time, columns)
-    patches = patches.permute(0, 2, 1, 3).reshape(-1, height * columns)
-    mean = patches.mean(0)
-    _, spread, directions = torch.linalg.svd(patches - mean, full_matrices=False)
-    deviation = spread[:hidden] / len(patches) ** 0.5
-    whitened = 0.3 * directions[:hidden] / (deviation[:, None] + 0.1 * deviation[0])
-    rotation = torch.linalg.qr(torch.randn(hidden, hidden))[0][:, : len(whitened)]
-    weight = rotation @ whitened
-    with torch.no_grad():
-        projection.weight.copy_(weight.reshape(projection.weight.shape))
-        projection.bias.copy_(-weight @ mean)
-
-
 def train_vit(
     model: Any,
-    batches: Iterator[Batch],
+    batches: Iterator[Batch] | BatchStream,
     settings: ViTSettings,
     validate: Validate | None = None,
     stop_after: int | None = None,
+    state_path: Path | None = None,
 ) -> Trained:
     """Fit the model to soft targets, with early stopping where there is a validation.
 
     Parameters
     ----------
     model : ViTForImageClassification
+        Trained in place; its weights at the end are not what is kept, see :class:`Trained`.
     batches : iterator of Batch
-        Endless; one batch per step.
+        Endless; one batch per step. Where the state is kept, a :class:`BatchStream`.
     settings : ViTSettings
     validate : callable, optional
         Stops training when its loss no longer falls; None trains for all the steps.
     stop_after : int, optional
         Stop after so many steps of the schedule, which stays that of ``settings.steps``.
+    state_path : Path, optional
+        Where the state is kept every ``settings.check_every`` steps and at the end. If the file is
+        there, training goes on from it.
 
     Returns
     -------
     Trained
-        With the averaged weights of the best validation, or of the last step.
-    """
-    import torch
+        With the averaged weights of the best validation, or of the last step; the same whether
+        the training was interrupted or not.
 
-    last = min(settings.steps, stop_after or settings.steps)
-    batch = next(batches)
-    side = torch.nn.Linear(settings.hidden_size, batch.statistics.shape[1])
-    parameters = [*model.parameters(), *side.parameters()]
-    optimiser, schedule = _optimiser(parameters, settings)
+    Raises
+    ------
+    CheckpointError
+        If the state is damaged, or of a training with other settings.
+    """
+    if state_path is not None and not isinstance(batches, BatchStream):
+        raise TypeError("batches whose state cannot be kept")
     average = _Average(model, settings.average)
-    progress = _Progress(settings, validate, last)
-    for step in range(1, last + 1):
-        loss = _loss(model, side, batch, settings)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        optimiser.step()
-        schedule.step()
-        average.update(step)
-        if progress.check(step, float(loss.detach()), average) or step == last:
-            break
-        batch = next(batches)
+    progress = _Progress(settings, validate, min(settings.steps, stop_after or settings.steps))
+    stated = dataclasses.asdict(settings)
+    saved = None if state_path is None else read_state(state_path, stated)
+    if saved is not None:
+        progress.restore(*saved)
+    if progress.is_over():  # before the first batch, which may be dear
+        return progress.finish(average)
+    first = next(batches)
+    training = _Training(model, first.statistics.shape[1], average, settings)
+    unused = [first]
+    if saved is not None:
+        training.restore(saved[0])
+        batches.restore(saved[1]["batches"])  # type: ignore[union-attr]
+        unused = []
+    while not progress.is_over():
+        batch = unused.pop() if unused else next(batches)
+        loss = training.step(batch, progress.step + 1)
+        if progress.check(loss, average) and state_path is not None:
+            facts = progress.facts() | {"batches": batches.state()}  # type: ignore[union-attr]
+            write_state(state_path, training.tensors() | progress.tensors(), facts, stated)
     return progress.finish(average)
+
+
+class _Training:
+    """The weights, and everything that one step of the optimiser hands to the next."""
+
+    def __init__(
+        self, model: Any, features: int, average: _Average, settings: ViTSettings
+    ) -> None:
+        import torch
+
+        self._model = model
+        self._side = torch.nn.Linear(settings.hidden_size, features)
+        self._average = average
+        self._settings = settings
+        parts = {"model": model, "side": self._side}
+        self._parameters: dict[str, torch.nn.Parameter] = {
+            f"{part}.{name}": parameter
+            for part, module in parts.items()
+            for name, parameter in module.named_parameters()
+        }
+        self._optimiser = _optimiser(list(self._parameters.values()), settings)
+
+    def step(self, batch: Batch, number: int) -> float:
+        """Learn from one batch, the ``number``-th from 1 on; gives its loss."""
+        import torch
+
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._settings.learning_rate * _schedule(number - 1, self._settings)
+        loss = _loss(self._model, self._side, batch, self._settings)
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm)
+        self._optimiser.step()
+        self._average.update(number)
+        return float(loss.detach())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        averages = {f"average.{i}": w for i, w in enumerate(self._average.weights)}
+        return self._parameters | averages | optimiser_tensors(self._optimiser, self._parameters)
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(tensors[name])
+        self._average.weights = _numbered("average.", tensors)
+        restore_optimiser(self._optimiser, self._parameters, tensors)
+
+
+def _numbered(prefix: str, tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    found = under(prefix, tensors)
+    return [found[str(index)] for index in range(len(found))]
 
 
 def _loss(model: Any, side: Any, batch: Batch, settings: ViTSettings) -> torch.Tensor:
@@ -168,22 +208,22 @@ def _loss(model: Any, side: Any, batch: Batch, settings: ViTSettings) -> torch.T
     return total
 
 
-def _optimiser(parameters: list[Any], settings: ViTSettings) -> tuple[Any, Any]:
-    """AdamW without decay on vectors; linear warm-up, then a cosine to zero."""
+def _optimiser(parameters: list[Any], settings: ViTSettings) -> torch.optim.Optimizer:
+    """AdamW without decay on vectors."""
     import torch
 
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
+def _schedule(done: int, settings: ViTSettings) -> float:
+    """Share of the learning rate after ``done`` steps: a linear warm-up times a cosine to zero."""
     warm_up = max(1.0, settings.warm_up * settings.steps)
-
-    def factor(step: int) -> float:
-        cosine = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        return min(1.0, (step + 1) / warm_up) * cosine
-
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    cosine = 0.5 * (1 + math.cos(math.pi * done / settings.steps))
+    return min(1.0, (done + 1) / warm_up) * cosine
 
 
 class _Average:
@@ -192,7 +232,7 @@ class _Average:
     def __init__(self, model: Any, decay: float) -> None:
         self._model = model
         self._decay = decay
-        self.weights = [p.detach().clone() for p in model.parameters()]
+        self.weights: list[torch.Tensor] = [p.detach().clone() for p in model.parameters()]
 
     def update(self, step: int) -> None:
         import torch
@@ -201,7 +241,7 @@ class _Average:
         with torch.no_grad():
             torch._foreach_lerp_(self.weights, list(self._model.parameters()), 1 - decay)
 
-    def model(self, weights: list[Any]) -> Any:
+    def model(self, weights: list[torch.Tensor]) -> Any:
         """A copy of the model with ``weights``."""
         import copy
 
@@ -214,72 +254,69 @@ class _Average:
         return averaged
 
 
+@dataclass
+class _Best:
+    """The averaged weights of the best validation so far."""
+
+    loss: float
+    step: int
+    weights: list[torch.Tensor]
+
+
 class _Progress:
-    """The learning curve, the best weights so far, and whether to stop."""
+    """How far a training is: the learning curve, the best weights so far, and whether to stop."""
 
     def __init__(self, settings: ViTSettings, validate: Validate | None, last: int) -> None:
         self._settings = settings
         self._last = last
         self._validate = validate
         self._losses: list[float] = []
-        self._best: tuple[float, int, list[Any]] | None = None
+        self._best: _Best | None = None
         self._curve: dict[str, list[float]] = {
             "step": [], "train_loss": [], "validation_loss": [], "validation_accuracy": []
         }  # fmt: skip
+        self.step = 0
 
-    def check(self, step: int, loss: float, average: _Average) -> bool:
-        """Note a step; every ``check_every`` validate. True when it is time to stop."""
+    def is_over(self) -> bool:
+        if self._validate is None or self._best is None:
+            return self.step >= self._last
+        stale = self.step - self._best.step >= self._settings.patience * self._settings.check_every
+        return stale or self.step >= self._last
+
+    def check(self, loss: float, average: _Average) -> bool:
+        """Note a step's loss; every ``check_every`` validate. True where it did."""
+        self.step += 1
         self._losses.append(loss)
-        if step % self._settings.check_every and step != self._last:
+        if self.step % self._settings.check_every and self.step != self._last:
             return False
-        self._curve["step"].append(step)
+        self._curve["step"].append(self.step)
         self._curve["train_loss"].append(float(np.mean(self._losses)))
         self._losses = []
-        if self._validate is None:
-            self._best = (0.0, step, average.weights)
-            return False
-        found, accuracy = self._validate(average.model(average.weights))
-        self._curve["validation_loss"].append(found)
-        self._curve["validation_accuracy"].append(accuracy)
-        if self._best is None or found < self._best[0]:
-            self._best = (found, step, [w.clone() for w in average.weights])
-        return step - self._best[1] >= self._settings.patience * self._settings.check_every
+        found = 0.0
+        if self._validate is not None:
+            found, accuracy = self._validate(average.model(average.weights))
+            self._curve["validation_loss"].append(found)
+            self._curve["validation_accuracy"].append(accuracy)
+        if self._validate is None or self._best is None or found < self._best.loss:
+            self._best = _Best(found, self.step, [w.clone() for w in average.weights])
+        return True
 
     def finish(self, average: _Average) -> Trained:
         """The model with the best weights."""
         if self._best is None:
             raise ValueError("training ended before its first validation")
-        _, step, weights = self._best
-        return Trained(average.model(weights), step, self._curve)
+        return Trained(average.model(self._best.weights), self._best.step, self._curve)
 
+    def facts(self) -> dict[str, Any]:
+        """What is known right after a check, when no loss waits for the next one."""
+        best = self._best and {"loss": self._best.loss, "step": self._best.step}
+        return {"step": self.step, "best": best, "curve": self._curve}
 
-def log_probabilities(model: Any, images: FloatArray, batch_size: int = 64) -> FloatArray:
-    """Log-probabilities, float32 (images, labels), of a model in training."""
-    import torch
+    def tensors(self) -> dict[str, torch.Tensor]:
+        weights = [] if self._best is None else self._best.weights
+        return {f"best.{index}": weight for index, weight in enumerate(weights)}
 
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            pixels = torch.from_numpy(images[start : start + batch_size])[:, None]
-            parts.append(torch.log_softmax(model(pixels).logits, dim=-1).numpy())
-    return np.concatenate(parts)
-
-
-def sharpen(model: Any, temperature: float) -> None:
-    """Divide the logits by ``temperature`` for good, in the classifier's weights."""
-    import torch
-
-    with torch.no_grad():
-        model.classifier.weight /= temperature
-        model.classifier.bias /= temperature
-
-
-def save_checkpoint(
-    model: Any, folder: Path, front_end: FrontEnd, unknown_threshold: float
-) -> None:
-    """Write config.json, model.safetensors and preprocessor_config.json."""
-    setattr(model.config, THRESHOLD_KEY, unknown_threshold)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it its owner's alone
-    front_end.save(folder)
+    def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        self.step, self._curve = facts["step"], facts["curve"]
+        if facts["best"]:
+            self._best = _Best(**facts["best"], weights=_numbered("best.", tensors))

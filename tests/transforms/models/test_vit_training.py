@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from tests.checkpoints import tiny_front_end
+from tests.interruptions import InterruptionError
+from transforms.errors import CheckpointError
 from transforms.models.checkpoint import load_checkpoint
-from transforms.models.vit import ViT
-from transforms.models.vit_training import (
-    Batch,
-    ViTSettings,
+from transforms.models.trainable_vit import (
     build_vit,
     log_probabilities,
     save_checkpoint,
     sharpen,
     start_patches,
-    train_vit,
 )
+from transforms.models.vit import ViT
+from transforms.models.vit_training import Batch, ViTSettings, train_vit
 
 FRONT_END = tiny_front_end()
 SIZE = FRONT_END.image_height, FRONT_END.image_width
@@ -29,17 +29,21 @@ SETTINGS = ViTSettings(
 LABELS = ("low", "high")
 
 
-def batches(seed=0):
+def make_batch(rng):
     """Images whose lower or upper half is bright, and targets that say which."""
+    truth = rng.integers(0, 2, 16)
+    images = rng.normal(0, 0.2, (16, *SIZE)).astype(np.float32)
+    half = SIZE[0] // 2
+    for image, label in zip(images, truth, strict=True):
+        image[label * half : (label + 1) * half] += 0.5
+    targets = np.eye(2, dtype=np.float32)[truth]
+    return Batch(images, targets, np.zeros((16, 3), np.float32))
+
+
+def batches(seed=0):
     rng = np.random.default_rng(seed)
     while True:
-        truth = rng.integers(0, 2, 16)
-        images = rng.normal(0, 0.2, (16, *SIZE)).astype(np.float32)
-        half = SIZE[0] // 2
-        for image, label in zip(images, truth, strict=True):
-            image[label * half : (label + 1) * half] += 0.5
-        targets = np.eye(2, dtype=np.float32)[truth]
-        yield Batch(images, targets, np.zeros((16, 3), np.float32))
+        yield make_batch(rng)
 
 
 def new_model(seed=0):
@@ -181,3 +185,97 @@ def test_patches_start_softly_whitened():
 def test_ends_before_the_batches_run_out():
     found = train_vit(new_model(), itertools.islice(batches(), 4), SETTINGS, stop_after=4)
     assert found.best_step == 4
+
+
+class Stream:
+    """What :func:`batches` makes, with a state."""
+
+    def __init__(self, fail_at=None):
+        self._rng = np.random.default_rng(0)
+        self._left = fail_at
+        self.drawn = 0
+
+    def __next__(self):
+        if self._left == self.drawn:
+            raise InterruptionError
+        self.drawn += 1
+        return make_batch(self._rng)
+
+    def state(self):
+        return self._rng.bit_generator.state
+
+    def restore(self, state):
+        self._rng.bit_generator.state = state
+
+
+def against_one_batch(model):
+    """A validation on what no seed of these tests gives."""
+    unseen = make_batch(np.random.default_rng(77))
+    log_probs = log_probabilities(model, unseen.images)
+    return float(-(log_probs * unseen.targets).sum(axis=1).mean()), 0.5
+
+
+def assert_same(found, expected):
+    assert (found.best_step, found.curve) == (expected.best_step, expected.curve)
+    weights = expected.model.state_dict()
+    for name, tensor in found.model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+@pytest.mark.parametrize("validate", [None, against_one_batch], ids=["plain", "validated"])
+@pytest.mark.parametrize("stops", [(7,), (13,), (20,), (13, 16), (38,)])
+def test_an_interrupted_training_ends_as_another(tmp_path, stops, validate):
+    """Killed before so many batches, then given again; the state is that of the last check."""
+    path = tmp_path / "all.safetensors"
+    whole = train_vit(new_model(), batches(), SETTINGS, validate)
+    for stop in stops:
+        with pytest.raises(InterruptionError):
+            train_vit(new_model(), Stream(stop), SETTINGS, validate, state_path=path)
+        (tmp_path / "all.draft").write_bytes(b"half of it")
+    torch.manual_seed(99)  # another process
+    again = train_vit(new_model(), Stream(), SETTINGS, validate, state_path=path)
+    assert_same(again, whole)
+
+
+def test_an_interrupted_training_does_only_what_is_missing(tmp_path):
+    path = tmp_path / "all.safetensors"
+    with pytest.raises(InterruptionError):
+        train_vit(new_model(), Stream(25), SETTINGS, state_path=path)
+    rest = Stream()
+    train_vit(new_model(), rest, SETTINGS, state_path=path)
+    assert rest.drawn == 1 + 20  # the first shows the size of the side head
+
+
+def test_a_finished_training_is_not_done_again(tmp_path):
+    path = tmp_path / "all.safetensors"
+    once = train_vit(new_model(), Stream(), SETTINGS, None, 13, path)
+    again = train_vit(new_model(), Stream(fail_at=0), SETTINGS, None, 13, path)
+    assert_same(again, once)
+    assert once.best_step == 13
+
+
+def test_an_early_stop_stays_one(tmp_path):
+    path = tmp_path / "all.safetensors"
+    losses = iter([0.9, 0.5, 0.7, 0.8])
+    settings = dataclasses.replace(SETTINGS, check_every=5, patience=2)
+
+    def validate(model):
+        return next(losses), 0.0
+
+    once = train_vit(new_model(), Stream(), settings, validate, state_path=path)
+    again = train_vit(new_model(), Stream(0), settings, validate, state_path=path)
+    assert_same(again, once)
+    assert (once.best_step, len(once.curve["step"])) == (10, 4)
+
+
+def test_the_state_of_another_training_is_refused(tmp_path):
+    path = tmp_path / "all.safetensors"
+    train_vit(new_model(), Stream(), SETTINGS, None, 10, path)
+    with pytest.raises(CheckpointError, match="other settings; remove it"):
+        settings = dataclasses.replace(SETTINGS, steps=50)
+        train_vit(new_model(), Stream(), settings, state_path=path)
+
+
+def test_batches_without_a_state_cannot_be_kept(tmp_path):
+    with pytest.raises(TypeError, match="state"):
+        train_vit(new_model(), batches(), SETTINGS, state_path=tmp_path / "all.safetensors")
