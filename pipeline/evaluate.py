@@ -199,7 +199,8 @@ def to_text(evaluation: Evaluation) -> str:
 
 def confusion_lines(evaluation: Evaluation) -> list[str]:
     """The confusion matrix, truth in rows."""
-    width = max(map(len, evaluation.labels)) + 2
+    largest = max(map(max, evaluation.confusion))
+    width = max(*map(len, evaluation.labels), len(str(largest))) + 2
     head = " " * width + "".join(f"{label:>{width}}" for label in evaluation.labels)
     rows = (
         f"{label:<{width}}" + "".join(f"{count:>{width}}" for count in counts)

@@ -96,10 +96,11 @@ def plot_spectrograms(
     for panel_row, (name, sounds) in zip(panels, rows, strict=True):
         loudest = max(float(np.abs(sound).max()) for sound in sounds.values())
         for axes, (title, sound) in zip(panel_row, sounds.items(), strict=True):
-            axes.specgram(sound / max(loudest, 1e-9) + 1e-9, NFFT=512, noverlap=256,
-                          Fs=sample_rate_hz, vmin=-140, vmax=-40)  # fmt: skip
+            with np.errstate(divide="ignore"):  # digital silence has no decibels
+                axes.specgram(sound / max(loudest, 1e-9), NFFT=512, noverlap=256,
+                              Fs=sample_rate_hz, vmin=-140, vmax=-40)  # fmt: skip
             axes.set_title(f"{name}: {title}")
         panel_row[0].set_ylabel("Hz")
     for axes in panels[-1]:
         axes.set_xlabel("seconds")
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=70)
