@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.prepare import to_float
+from transforms.errors import InputError
 from transforms.noises import NOISES, Noise, make_noise, mixed
 from transforms.records import FloatArray
 
@@ -47,7 +48,25 @@ class Recordings:
             self.sample_rate_hz,
         )
 
-    def clip(self, kind: str | None, length: int, rng: np.random.Generator) -> FloatArray:
+    def others(self, performer: str) -> Recordings:
+        """Those of all other performers.
+
+        Raises
+        ------
+        InputError
+            If there are none.
+        """
+        found = self.of(set(self.performers) - {performer})
+        if not found.samples:
+            raise InputError(
+                f"--data: babble is made of other performers, and {performer!r} is the only one "
+                "here; add recordings of another"
+            )
+        return found
+
+    def clip(
+        self, kind: str | None, length: int, rng: np.random.Generator
+    ) -> tuple[FloatArray, str]:
         """A stretch of one recording, or recordings of one performer with pauses.
 
         Parameters
@@ -60,17 +79,19 @@ class Recordings:
 
         Returns
         -------
-        float32, shape (length,)
+        samples : float32, shape (length,)
             Silence only if recordings hold nothing else.
+        performer : str
         """
         kind = kind or str(rng.choice(sorted(set(self.kinds))))
         chosen = [i for i, own in enumerate(self.kinds) if own == kind]
         clip = np.zeros(length, dtype=np.float32)
         for _ in range(_TRIES):
-            clip = self._strung(int(rng.choice(chosen)), chosen, length, rng)
+            first = int(rng.choice(chosen))
+            clip = self._strung(first, chosen, length, rng)
             if clip.std() > _LEAST_DEVIATION:
                 break
-        return clip
+        return clip, self.performers[first]
 
     def _strung(
         self, first: int, among: list[int], length: int, rng: np.random.Generator
@@ -109,14 +130,18 @@ def make_mixture(
     length: int,
     rng: np.random.Generator,
 ) -> Mixture:
-    """A clip at a random level, with a noise ``snr_db`` under it."""
-    clean = recordings.clip(kind, length, rng)
+    """A clip at a random level, with a noise ``snr_db`` under it.
+
+    Babble is of performers other than the clip's own.
+    """
+    clean, performer = recordings.clip(kind, length, rng)
     peak = max(float(np.abs(clean).max()), 1e-6)
     clean = clean * np.float32(10 ** (rng.uniform(_QUIETEST_DB, _LOUDEST_DB) / 20) / peak)
     noisy = clean
     if noise is not None:
         rate_hz = recordings.sample_rate_hz
-        sound = make_noise(noise, length, rate_hz, rng, lambda n, r: recordings.clip(None, n, r))
+        voices = recordings.others(performer) if noise == "babble" else recordings
+        sound = make_noise(noise, length, rate_hz, rng, lambda n, r: voices.clip(None, n, r)[0])
         noisy = mixed(clean, sound, snr_db)
     return Mixture(kind or "any", noise, snr_db, clean, noisy)
 

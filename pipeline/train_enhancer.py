@@ -137,7 +137,8 @@ def train_enhancer(options: argparse.Namespace) -> None:
         report = _judge(options, recordings.of(unheard), fitted, recipe)
         save_weights(fitted.network, options.output, {})
         recipe.front_end.save(options.output)
-        content = _content(options, recipe, recordings.of(learned), fitted, report)
+        count = sum(track.artist in learned for track in tracks)
+        content = _content(options, recipe, recordings.of(learned), count, fitted, report)
         _write(options.output, content, report)
 
 
@@ -161,7 +162,7 @@ def _recipe(options: argparse.Namespace) -> EnhancerRecipe:
 
 
 def _content(
-    options: argparse.Namespace, recipe: EnhancerRecipe, learned: Recordings,
+    options: argparse.Namespace, recipe: EnhancerRecipe, learned: Recordings, count: int,
     fitted: Fitted, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
     return {
@@ -171,7 +172,7 @@ def _content(
         "task": options.task,
         "terms": options.terms,
         "test_fold": options.test_fold,
-        "recordings": len(learned.samples),
+        "recordings": count,
         "seconds": round(sum(map(len, learned.samples)) / learned.sample_rate_hz),
         "kinds": sorted(set(learned.kinds)),
         "performers": len(set(learned.performers)),

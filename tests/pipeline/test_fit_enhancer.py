@@ -128,7 +128,9 @@ def test_a_share_of_the_clips_is_clean(recordings):
 
 
 def test_training_lowers_the_loss_and_repeats(recordings):
-    recipe = dataclasses.replace(RECIPE, epochs=2, learning_rate=0.02, clean_share=0.0)
+    recipe = dataclasses.replace(
+        RECIPE, epochs=4, steps_per_epoch=20, learning_rate=0.02, clean_share=0.0, snr_db=(0.0, 0.0)
+    )
     lines = []
     found, again = (
         fit_enhancer(recordings, recipe, report=lines.append) for _ in range(2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.mixtures import Recordings, judged_mixtures, make_mixture
+from transforms.errors import InputError
 from transforms.noises import NOISES
 
 RATE_HZ = 8_000
@@ -38,7 +39,8 @@ def test_those_of_some_performers(music_and_speech):
 
 
 def test_a_stretch_of_a_long_recording(music_and_speech):
-    clip = music_and_speech.clip("music", 2 * RATE_HZ, rng())
+    clip, performer = music_and_speech.clip("music", 2 * RATE_HZ, rng())
+    assert performer == "band"
     whole = music_and_speech.samples[0] / 32_767
     starts = np.flatnonzero(np.isclose(whole, clip[0]))
     assert any(np.allclose(whole[s : s + len(clip)], clip, atol=1e-6) for s in starts)
@@ -47,10 +49,10 @@ def test_a_stretch_of_a_long_recording(music_and_speech):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_short_recordings_of_one_performer_are_strung_with_pauses(music_and_speech, seed):
-    clip = music_and_speech.clip("speech", RATE_HZ, rng(seed))
+    clip, performer = music_and_speech.clip("speech", RATE_HZ, rng(seed))
     assert clip.shape == (RATE_HZ,)
     (level,) = set(np.round(clip[clip != 0] * 32_767))
-    assert level in (1_000, 2_000)
+    assert (level, performer) in [(1_000, "a"), (2_000, "b")]
     runs = [(sounds, len(list(run))) for sounds, run in itertools.groupby(clip != 0)]
     assert runs[0] == (True, 2_400)
     for sounds, length in runs[1:-1]:
@@ -59,7 +61,7 @@ def test_short_recordings_of_one_performer_are_strung_with_pauses(music_and_spee
 
 def test_kinds_are_drawn_alike_however_many_recordings_they_have(music_and_speech):
     constant_clips = sum(
-        len(set(music_and_speech.clip(None, 100, rng(seed)))) == 1 for seed in range(300)
+        len(set(music_and_speech.clip(None, 100, rng(seed))[0])) == 1 for seed in range(300)
     )
     # Of speech, 100 samples of one recording: the deviation is nil, so all tries are spent.
     assert constant_clips / 300 == pytest.approx(0.5, abs=0.1)
@@ -68,12 +70,12 @@ def test_kinds_are_drawn_alike_however_many_recordings_they_have(music_and_speec
 def test_a_quiet_stretch_is_drawn_again():
     samples = np.concatenate([constant(0, 1.0), (3_000 * rng().standard_normal(RATE_HZ))])
     recordings = Recordings([samples.astype(np.int16)], ["music"], ["a"], RATE_HZ)
-    assert all(recordings.clip(None, 800, rng(seed)).any() for seed in range(50))
+    assert all(recordings.clip(None, 800, rng(seed))[0].any() for seed in range(50))
 
 
 def test_nothing_but_silence_ends_too():
     recordings = Recordings([constant(0, 0.1)], ["music"], ["a"], RATE_HZ)
-    assert not recordings.clip(None, RATE_HZ, rng()).any()
+    assert not recordings.clip(None, RATE_HZ, rng())[0].any()
     mixture = make_mixture(recordings, None, "white", 5.0, RATE_HZ, rng())
     assert not mixture.noisy.any()
 
@@ -113,3 +115,26 @@ def test_judged_mixtures_are_all_of_them_and_always_the_same(music_and_speech):
         np.testing.assert_array_equal(one.noisy, two.noisy)
         assert not np.array_equal(one.noisy, three.noisy)
     assert len({m.noisy.tobytes() for m in first}) == len(first)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_babble_is_of_other_performers(seed):
+    """Each performer has a tone of his own: none of the clip's own is in its babble."""
+    seconds = np.arange(RATE_HZ) / RATE_HZ
+    tones = {name: 200.0 * (n + 1) for n, name in enumerate("abcd")}
+    samples = [
+        np.round(8_000 * np.sin(2 * np.pi * hz * seconds)).astype(np.int16)
+        for hz in tones.values()
+    ]
+    recordings = Recordings(samples, ["speech"] * 4, list(tones), RATE_HZ)
+    mixture = make_mixture(recordings, None, "babble", 0.0, RATE_HZ, rng(seed))
+    own_hz = int(np.abs(np.fft.rfft(mixture.clean)).argmax())
+    spectrum = np.abs(np.fft.rfft(mixture.noisy - mixture.clean))
+    assert own_hz in tones.values()
+    assert spectrum[own_hz] < 1e-3 * spectrum.max()
+
+
+def test_babble_needs_another_performer():
+    recordings = Recordings([constant(1_000, 1.0)], ["speech"], ["a"], RATE_HZ)
+    with pytest.raises(InputError, match="'a' is the only one"):
+        make_mixture(recordings, None, "babble", 0.0, 100, rng())
