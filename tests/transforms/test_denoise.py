@@ -80,7 +80,7 @@ def test_a_method_is_no_enhancer(method):
     assert find_denoiser(method) is None
 
 
-def test_an_enhancer_is_known_by_its_weights_not_its_path(tmp_path, monkeypatch):
+def test_an_enhancer_is_known_by_its_content_not_its_path(tmp_path, monkeypatch):
     folder = make_enhancer(tmp_path / "one")
     copy = shutil.copytree(folder, tmp_path / "two")
     found = find_denoiser(str(folder))
@@ -88,6 +88,8 @@ def test_an_enhancer_is_known_by_its_weights_not_its_path(tmp_path, monkeypatch)
     assert found.setting == f"model:{fingerprint_of(folder)}"
     assert find_denoiser(str(copy)).setting == found.setting
     assert find_denoiser(str(make_enhancer(tmp_path / "three", seed=1))).setting != found.setting
+    SpectrumFrontEnd(sample_rate_hz=16_000, n_fft=128, hop_length=64).save(copy)
+    assert find_denoiser(str(copy)).setting != found.setting
     monkeypatch.chdir(tmp_path)
     assert find_denoiser("one") == found  # a worker may have another folder
 
@@ -104,6 +106,9 @@ def test_another_one_on_a_worker_s_machine(tmp_path):
     with pytest.raises(WorkerError, match="all machines"):
         denoiser.load()
     make_enhancer(folder, seed=1)
+    with pytest.raises(WorkerError, match=f"{denoiser.fingerprint} where"):
+        denoiser.load()
+    make_enhancer(folder, front_end=SpectrumFrontEnd(n_fft=128, hop_length=32))
     with pytest.raises(WorkerError, match=f"{denoiser.fingerprint} where"):
         denoiser.load()
 

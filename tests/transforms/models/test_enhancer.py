@@ -205,6 +205,22 @@ def test_loaded_once(tmp_path):
         load_same_enhancer(str(folder), "0123456789abcdef")
 
 
+def test_the_fingerprint_covers_the_front_end_however_it_is_set_out(tmp_path):
+    folder = make_enhancer(tmp_path)
+    path, before = folder / FRONT_END_FILE, fingerprint_of(folder)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(content.items()))))
+    assert fingerprint_of(folder) == before
+    path.write_text(json.dumps(content | {"hop_length": 32}))
+    assert fingerprint_of(folder) != before
+    with pytest.raises(WorkerError, match=f"{before} where the run was started"):
+        load_same_enhancer(str(folder), before)
+    for damaged in ("{", None):
+        path.unlink() if damaged is None else path.write_text(damaged)
+        with pytest.raises(WorkerError, match="cannot be read as JSON"):
+            load_same_enhancer(str(folder), before)
+
+
 def test_front_end_saved_and_loaded_is_the_same(tmp_path):
     SMALL.save(tmp_path)
     assert load_spectrum_front_end(tmp_path) == SMALL
