@@ -1,0 +1,35 @@
+"""What more than one stage does with samples: resampling, and telling sound from damage."""
+
+from __future__ import annotations
+
+import numpy as np
+import soxr
+
+from transforms.records import FloatArray
+
+LARGEST = 1e12
+"""Larger samples (full scale is 1.0) are damage; the spectrogram's float32 has room for these."""
+
+
+def all_sound(samples: FloatArray) -> bool:
+    """Whether no sample is NaN, infinite or over ``LARGEST``."""
+    return bool((np.abs(samples) <= LARGEST).all())  # NaN is not less than anything
+
+
+def resample(samples: FloatArray, from_hz: int, to_hz: int) -> FloatArray:
+    """Resample with soxr at its HQ setting (librosa's default), scaled as is.
+
+    Parameters
+    ----------
+    samples : float32, shape (frames,)
+    from_hz, to_hz : int
+        Sample rates.
+
+    Returns
+    -------
+    float32, shape (about frames * to_hz / from_hz,)
+    """
+    if from_hz == to_hz:
+        return samples
+    resampled: FloatArray = soxr.resample(samples, from_hz, to_hz, quality="HQ")
+    return resampled
