@@ -234,11 +234,18 @@ def test_front_end_saved_and_loaded_is_the_same(tmp_path):
         ({"hop_length": 0}, "hop_length must not be 0"),
         ({"sample_rate_hz": 8e3}, "sample_rate_hz must not be 8000.0"),
         ({"n_fft": True}, "n_fft must not be True"),
+        ({"n_fft": 8_192}, "n_fft must not be 8192"),
+        ({"n_fft": 512, "hop_length": 16}, "at most 16 times hop_length 16"),
     ],
 )
 def test_front_end_out_of_range(change, message):
     with pytest.raises(FrontEndError, match=message):
         SpectrumFrontEnd(**change)
+
+
+def test_the_largest_front_end_makes_as_many_bins_as_a_model_takes():
+    assert SpectrumFrontEnd(n_fft=8_190, hop_length=4_095).bins == 4_096
+    assert SpectrumFrontEnd(n_fft=512, hop_length=32).overlap == 480
 
 
 @pytest.mark.parametrize(
