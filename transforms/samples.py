@@ -33,3 +33,22 @@ def resample(samples: FloatArray, from_hz: int, to_hz: int) -> FloatArray:
         return samples
     resampled: FloatArray = soxr.resample(samples, from_hz, to_hz, quality="HQ")
     return resampled
+
+
+def without_noise(
+    samples: FloatArray, noise: FloatArray, heard: FloatArray, cut: FloatArray
+) -> FloatArray:
+    """Samples without what an enhancer takes for noise: a mask of one changes nothing.
+
+    Parameters
+    ----------
+    samples : float32, any shape
+    noise : float32, same shape
+        What the enhancer took out, at the rate of ``samples``.
+    heard : float32, same shape
+        What it heard of them. The rest lies over its own rate, and
+    cut : float32, same shape
+        is lowered by this share, limited to [0, 1]: one less the enhancer's treble gain.
+    """
+    cleaned: FloatArray = samples - noise - (samples - heard) * np.clip(cut, 0, 1)
+    return cleaned

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.audio_files import noise, sine
 from tests.checkpoints import make_enhancer, make_recogniser, tiny_front_end
 from tests.placeholder_mask import ConstantMask
+from transforms import denoise
 from transforms.denoise import Denoiser, enhanced_window, find_denoiser
 from transforms.errors import CheckpointError, FrontEndError, WorkerError
 from transforms.models.checkpoint import fingerprint_of
@@ -70,6 +72,26 @@ def test_a_window_is_enhanced_from_the_zero_state(tmp_path):
     again = enhanced_window(sound(22_050), 22_050, denoiser.load())
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - sound(22_050)).max() > 1e-2
+
+
+def test_a_long_window_in_pieces_equals_the_whole(tmp_path, monkeypatch):
+    enhancer = find_denoiser(str(make_enhancer(tmp_path))).load()
+    samples = sound(22_050, 9.0)  # pieces of 4, 4 and 1 s
+    found = enhanced_window(samples, 22_050, enhancer)
+    monkeypatch.setattr(denoise, "_PIECE_SECONDS", 100)
+    np.testing.assert_allclose(found, enhanced_window(samples, 22_050, enhancer), atol=2e-6)
+
+
+def test_memory_is_that_of_some_copies_of_the_samples():
+    samples = sound(8_000, 300.0)
+    enhancer = with_mask(0.5)
+    enhanced_window(samples[:8_000], 8_000, enhancer)  # what is imported on the way
+    tracemalloc.start()
+    try:
+        enhanced_window(samples, 8_000, enhancer)
+        assert tracemalloc.get_traced_memory()[1] < 10 * samples.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 # Which enhancer
