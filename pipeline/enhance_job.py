@@ -173,7 +173,7 @@ def _settings(config: EnhanceConfig) -> EnhanceSettings:
     )
     if config.method != "model":
         return settings
-    folder = find_checkpoint(config.model)
+    folder = find_checkpoint(config.model, enhancing=True)
     front_end = load_enhancer(str(folder)).front_end  # says what is wrong with it
     return dataclasses.replace(
         settings,

@@ -74,8 +74,14 @@ def head_of(name: str) -> str | None:
     return None if head is None else str(head)
 
 
-def find_checkpoint(name: str) -> Path:
+def find_checkpoint(name: str, *, enhancing: bool = False) -> Path:
     """The folder of a shipped model's name or of a path.
+
+    Parameters
+    ----------
+    name : str
+    enhancing : bool
+        Which shipped models to name where there is none: those that enhance, or that label.
 
     Raises
     ------
@@ -87,7 +93,7 @@ def find_checkpoint(name: str) -> Path:
             return folder.absolute()
     raise CheckpointError(
         f"--model={name}: no {CONFIG_FILE} there; give a transformers checkpoint folder or one "
-        f"of the shipped models: {', '.join(shipped_models()) or 'none'}"
+        f"of the shipped models: {', '.join(shipped_models(enhancing=enhancing)) or 'none'}"
     )
 
 

@@ -32,10 +32,10 @@ import numpy.typing as npt
 from transforms.errors import CheckpointError, FrontEndError
 from transforms.models.checkpoint import (
     CONFIG_FILE,
-    SEQUENCE,
     find_checkpoint,
     find_same,
     read_config,
+    shipped_models,
 )
 from transforms.models.front_end import FRONT_END_FILE, TYPE_KEY
 from transforms.models.sequence import Array, SequenceModel, State, load_weights, settings_of
@@ -278,11 +278,16 @@ def load_enhancer(name: str) -> Enhancer:
     CheckpointError, FrontEndError
         With the folder and what is wrong there.
     """
-    folder = find_checkpoint(name)
-    settings = settings_of(read_config(folder, (SEQUENCE,)))
+    folder = find_checkpoint(name, enhancing=True)
+    config = read_config(folder)
+    if config.get("head") in (None, "recognition"):
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: this model labels, it does not enhance (model_type is "
+            f"{config['model_type']!r}); shipped ones that do: "
+            f"{', '.join(shipped_models(enhancing=True)) or 'none'}"
+        )
+    settings = settings_of(config)
     front_end = load_spectrum_front_end(folder)
-    if settings.head != "enhancement":
-        raise CheckpointError(f"{folder / CONFIG_FILE}: this model labels, it does not enhance")
     if not settings.inputs == settings.outputs == front_end.bins:
         raise CheckpointError(
             f"{folder}: the model masks {settings.outputs} bins, its front end makes "

@@ -269,8 +269,12 @@ def test_no_front_end(tmp_path):
 def test_what_is_no_enhancer(tmp_path, tiny_checkpoint):
     with pytest.raises(CheckpointError, match="model_type is 'vit'"):
         load_enhancer(str(tiny_checkpoint))
-    with pytest.raises(CheckpointError, match=r"no config\.json"):
+    with pytest.raises(CheckpointError, match="labels, it does not enhance"):
+        load_enhancer(str(tiny_checkpoint))
+    with pytest.raises(CheckpointError, match=r"no config\.json") as caught:
         load_enhancer(str(tmp_path / "none"))
+    assert "denoise-lstm" in str(caught.value)
+    assert "genre-vit" not in str(caught.value)
     recogniser = make_recogniser(tmp_path / "recogniser")
     SMALL.save(recogniser)
     with pytest.raises(CheckpointError, match="it does not enhance"):
