@@ -173,13 +173,14 @@ def _settings(config: EnhanceConfig) -> EnhanceSettings:
     )
     if config.method != "model":
         return settings
-    folder = find_checkpoint(config.model)
+    folder = find_checkpoint(config.model, enhancing=True)
+    front_end = load_enhancer(str(folder)).front_end  # says what is wrong with it
     return dataclasses.replace(
         settings,
         # Other machines need not have the package at the same path.
         model=folder.name if folder.parent == SHIPPED else str(folder),
         model_fingerprint=fingerprint_of(folder),
-        front_end=load_enhancer(str(folder)).front_end,
+        front_end=front_end,
     )
 
 

@@ -151,8 +151,12 @@ def _features(
     front_end: FrontEnd,
     sandbox: Sandbox,
     count_seconds: Callable[[Mapping[str, float]], None],
-) -> TrackFeatures:
-    """Decode all channels of the whole track: its windows may be one channel of a few parts."""
+) -> TrackFeatures | None:
+    """Decode all channels of the whole track: its windows may be one channel of a few parts.
+
+    A decoder that hands out damage fails nothing here: the windows may hold none of it, and if
+    they do, that is for Preprocess to say.
+    """
     started = time.perf_counter()
     from transforms.features import track_features  # an option: librosa takes seconds to import
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import soxr
 
 from transforms.errors import CheckpointError, FrontEndError
 from transforms.models.checkpoint import find_checkpoint, fingerprint_of, name_of
 from transforms.models.enhancer import Enhancer, load_enhancer, load_same_enhancer
 from transforms.models.front_end import DENOISE_METHODS
 from transforms.records import FloatArray
+from transforms.samples import resample, without_noise
+
+_PIECE_SECONDS = 4
 
 
 @dataclass(frozen=True)
@@ -81,23 +83,32 @@ def enhanced_window(samples: FloatArray, rate_hz: int, enhancer: Enhancer) -> Fl
     float32, same shape
     """
     model_hz = enhancer.front_end.sample_rate_hz
-    low = _resampled(samples, rate_hz, model_hz)
+    low = resample(samples, rate_hz, model_hz)
     if not len(low) or not samples.any():
         return samples
-    enhanced, treble_gain = (part[0] for part in enhancer.enhance(low[None]))
+    enhanced, treble_gain = _enhanced(low, enhancer)
     noise, heard, cut = (
-        _fitted(_resampled(part, model_hz, rate_hz), len(samples))
+        _fitted(resample(part, model_hz, rate_hz), len(samples))
         for part in (low - enhanced, low, 1 - treble_gain)
     )
-    denoised: FloatArray = samples - noise - (samples - heard) * np.clip(cut, 0, 1)
-    return denoised
+    return without_noise(samples, noise, heard, cut)
 
 
-def _resampled(samples: FloatArray, from_hz: int, to_hz: int) -> FloatArray:
-    if from_hz == to_hz:
-        return samples
-    resampled: FloatArray = soxr.resample(samples, from_hz, to_hz, quality="HQ")
-    return resampled
+def _enhanced(low: FloatArray, enhancer: Enhancer) -> tuple[FloatArray, FloatArray]:
+    """A window at the enhancer's rate, enhanced, and its treble gain.
+
+    In pieces: the spectra of a long window take many times the memory of its samples.
+    """
+    state, size = enhancer.initial_state(), _PIECE_SECONDS * enhancer.front_end.sample_rate_hz
+    parts = []
+    for start in range(0, len(low), size):
+        *part, state = enhancer.step(low[None, start : start + size], state)
+        parts.append(part)
+    parts.append([*enhancer.finish(state)])
+    enhanced, treble_gain = (
+        np.concatenate([part[0] for part in of_all]) for of_all in zip(*parts, strict=True)
+    )
+    return enhanced, treble_gain
 
 
 def _fitted(samples: FloatArray, length: int) -> FloatArray:

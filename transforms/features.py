@@ -22,6 +22,7 @@ from threadpoolctl import ThreadpoolController
 from transforms.audio.channels import to_mono
 from transforms.loudness import LoudnessMeter, TruePeakMeter
 from transforms.records import FloatArray, TrackFeatures
+from transforms.samples import all_sound
 
 FEATURES_SECONDS = 300.0
 """All but loudness and true peak are of this much of a track at most."""
@@ -48,7 +49,7 @@ _PIECE_FRAMES = 1_024  # spectra at once, 24 s: 4 MB for each of their kind
 _TUNING_STRIDE = 8  # every eighth spectrum tells how the track is tuned
 
 
-def track_features(blocks: Iterable[FloatArray], *, sample_rate_hz: int) -> TrackFeatures:
+def track_features(blocks: Iterable[FloatArray], *, sample_rate_hz: int) -> TrackFeatures | None:
     """Listen to a whole track.
 
     Parameters
@@ -59,7 +60,9 @@ def track_features(blocks: Iterable[FloatArray], *, sample_rate_hz: int) -> Trac
 
     Returns
     -------
-    TrackFeatures
+    TrackFeatures or None
+        None where a sample is damage (transforms.samples.all_sound), wherever it lies: no number
+        would be the track's.
     """
     with _controller().limit(limits=1, user_api="blas"):
         return _heard(blocks, sample_rate_hz)
@@ -71,11 +74,13 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _heard(blocks: Iterable[FloatArray], sample_rate_hz: int) -> TrackFeatures:
+def _heard(blocks: Iterable[FloatArray], sample_rate_hz: int) -> TrackFeatures | None:
     mono = _Mono(sample_rate_hz)
     loudness: LoudnessMeter | None = None
     peak: TruePeakMeter | None = None
     for block in even_blocks(blocks, _BLOCK_FRAMES):
+        if not all_sound(block):
+            return None
         if loudness is None or peak is None:
             channels = block.shape[1]
             loudness, peak = LoudnessMeter(sample_rate_hz, channels), TruePeakMeter(channels)

@@ -12,7 +12,6 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import soxr
 
 from transforms.audio.channels import to_mono
 from transforms.denoise import Denoiser, enhanced_window
@@ -20,31 +19,10 @@ from transforms.errors import FrontEndError, Reason, StageError
 from transforms.models.enhancer import Enhancer
 from transforms.models.front_end import FrontEnd
 from transforms.records import AudioWindow, FloatArray, PreparedWindow
+from transforms.samples import LARGEST, all_sound, resample
 from transforms.stage_metrics import FAILURES, StageMeter
 from transforms.stopwatch import Timed, untimed
 from transforms.windows import target_slice
-
-LARGEST = 1e12
-"""Larger samples (full scale is 1.0) are damage; the spectrogram's float32 has room for these."""
-
-
-def resample(samples: FloatArray, from_hz: int, to_hz: int) -> FloatArray:
-    """Resample with soxr at its HQ setting (librosa's default), scaled as is.
-
-    Parameters
-    ----------
-    samples : float32, shape (frames,)
-    from_hz, to_hz : int
-        Sample rates.
-
-    Returns
-    -------
-    float32, shape (about frames * to_hz / from_hz,)
-    """
-    if from_hz == to_hz:
-        return samples
-    resampled: FloatArray = soxr.resample(samples, from_hz, to_hz, quality="HQ")
-    return resampled
 
 
 def fit_length(samples: FloatArray, length: int) -> FloatArray:
@@ -99,7 +77,7 @@ def check_samples(samples: FloatArray) -> None:
         raise StageError(
             Reason.INVALID_SAMPLES, f"a window must be (frames, channels), got {samples.shape}"
         )
-    if not (np.abs(samples) <= LARGEST).all():  # NaN is not less than anything
+    if not all_sound(samples):
         raise StageError(
             Reason.INVALID_SAMPLES, f"a window holds NaN, infinite or over {LARGEST:g} as samples"
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ from transforms.griffin_lim import heard_through_log_mel
 from transforms.models.enhancer import Enhancer
 from transforms.preprocess import spectral_gate
 from transforms.records import FloatArray
+from transforms.samples import without_noise
 from transforms.segments import Fifo, Segments
 
 SEGMENT_SECONDS, FADE_SHARE = 30.0, 1 / 30
@@ -150,8 +151,7 @@ class ModelEnhancer:
         noise, below, cut = np.split(self._up.step(signals, last=last), 3, axis=1)
         samples = self._waiting.take(len(noise))
         noise, below, cut = (part[: len(samples)] for part in (noise, below, cut))
-        applied: FloatArray = samples - noise - (samples - below) * np.clip(cut, 0, 1)
-        return applied
+        return without_noise(samples, noise, below, cut)
 
 
 def in_segments(
@@ -204,10 +204,3 @@ def make_enhancer(
         heard = functools.partial(heard_through_log_mel, sample_rate_hz=sample_rate_hz)
         made = InTurn(made, in_segments(heard, sample_rate_hz, channels))
     return made
-
-
-def enhanced_blocks(enhancer: SoundEnhancer, blocks: Iterator[FloatArray]) -> Iterator[FloatArray]:
-    """Pass blocks of (frames, channels) through an enhancer, to its end."""
-    for block in blocks:
-        yield enhancer.step(block)
-    yield enhancer.finish()

@@ -275,6 +275,8 @@ def test_help_says_what_is_needed():
     [
         (["--model=no-such-model"], "--model=no-such-model: no config.json there"),
         (["--model=genre-vit"], "model_type is 'vit'"),
+        (["--model=genre-vit"], "this model labels, it does not enhance"),
+        (["--model=typo"], "shipped models: denoise-lstm"),
         (["--method=none", "--input=nothing/*.mp3"], "--input=nothing/.*matches nothing"),
         (["--method=none", "--bits=8"], "invalid choice: 8"),
         (["--method=magic"], "invalid choice: 'magic'"),

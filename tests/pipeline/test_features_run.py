@@ -7,6 +7,7 @@ import os
 import pytest
 import soundfile as sf
 
+from tests.audio_files import noise, write_soundfile
 from tests.catalog import label_here
 from tests.pipeline.shelf import counts
 from transforms.features import track_features
@@ -33,6 +34,23 @@ def test_features_fill_their_columns(shelf, tmp_path):
     profile = run.record["profile"]["parts"]
     assert profile["features"]["seconds"] > 0
     assert run.record["config"]["features"] is True
+
+
+@pytest.mark.parametrize("at", [0.5, 304.0])  # among the first 300 s or behind them
+def test_features_of_a_file_with_damage_are_of_what_decoding_makes_of_it(shelf, tmp_path, at):
+    sound, frame = noise(305.0, 8_000, 1), round(at * 8_000)
+    sound[frame] = float("nan")
+    path = write_soundfile(tmp_path / "damage.wav", sound, 8_000, "WAV", "FLOAT")
+    run = label_here(
+        tmp_path / "out", f"--input={path}", f"--model={shelf.model}", "--features",
+        "--windows=middle",
+    )  # fmt: skip
+    assert counts(run) == {"listed": 1, "labelled": 1, "failed": 0, "skipped": 0}
+    (row,) = run.rows("predictions")
+    sound[frame] = 0.0
+    expected = row_dict(track_features([sound], sample_rate_hz=8_000))
+    assert row["loudness_lufs"] == pytest.approx(expected["loudness_lufs"])
+    assert row["mfcc_mean"] == pytest.approx(expected["mfcc_mean"])
 
 
 def test_without_the_option_they_are_null_and_cost_nothing(shelf):

@@ -13,6 +13,7 @@ from tests.audio_files import noise, write_soundfile
 from tests.catalog import label, label_here, without_run_columns
 from tests.checkpoints import make_enhancer, make_recogniser, recogniser_front_end
 from transforms.models.checkpoint import fingerprint_of
+from transforms.models.enhancer import SpectrumFrontEnd
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_a_mask_of_one_changes_no_score_and_another_does(tmp_path, music, model,
     assert len(fingerprints) == 3
 
 
-def test_an_enhancer_is_known_by_its_weights_not_its_path(tmp_path, music, model, enhancer):
+def test_an_enhancer_is_known_by_its_content_not_its_path(tmp_path, music, model, enhancer):
     call = (tmp_path / "out", f"--input={music}", f"--model={model}")
     first = label_here(*call, f"--denoise={enhancer}")
     assert first.record["counts"]["labelled"] == 2
@@ -65,6 +66,8 @@ def test_an_enhancer_is_known_by_its_weights_not_its_path(tmp_path, music, model
     assert label_here(*call, f"--denoise={copy}").record["counts"]["skipped"] == 2
     other = make_enhancer(tmp_path / "other", seed=1)
     assert label_here(*call, f"--denoise={other}").record["counts"]["labelled"] == 2
+    SpectrumFrontEnd(sample_rate_hz=16_000, n_fft=128, hop_length=64).save(copy)
+    assert label_here(*call, f"--denoise={copy}").record["counts"]["labelled"] == 2
     assert label_here(*call).record["counts"]["labelled"] == 2
 
 

@@ -18,7 +18,7 @@ from apache_beam.transforms.window import GlobalWindow
 from tests.audio_files import noise, sine, write_pyav, write_soundfile
 from tests.rows import MODIFIED, PROVENANCE, labelled_rows, published
 from transforms import decode
-from transforms.audio.sandbox import DecoderLimits, Sandbox
+from transforms.audio.sandbox import DecoderLimits, RemoteAudio, Sandbox
 from transforms.decode import COUNTS, KNOWN, Decode, _DecodeFn
 from transforms.errors import Reason, StageError, StorageError
 from transforms.features import track_features
@@ -187,6 +187,21 @@ def test_features_end_where_decoding_ends(wav, stage):
     front_end = dataclasses.replace(FRONT_END, max_seconds=2.0)
     found = stage(Track(str(wav)), front_end=front_end, features=True)[0]
     assert found[-1].facts.features.features_seconds == 2.0
+
+
+@pytest.mark.parametrize("at", [0, -1])
+def test_damage_outside_the_windows_costs_the_features_not_the_track(wav, stage, monkeypatch, at):
+    def damaged(audio):  # a decoder that does not replace what is no sound
+        whole = np.concatenate(list(audio._stream("blocks")))
+        whole[at] = np.nan
+        yield whole
+
+    monkeypatch.setattr(RemoteAudio, "blocks", damaged)
+    front_end = dataclasses.replace(FRONT_END, windows="middle")  # by seeking
+    (window,), failures, *_ = stage(Track(str(wav)), front_end=front_end, features=True)
+    assert failures == []
+    assert np.isfinite(window.samples).all()
+    assert window.facts.features is None
 
 
 def test_features_that_cannot_be_made_fail_the_track(wav, stage, monkeypatch):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.audio_files import noise, sine
 from tests.checkpoints import make_enhancer, make_recogniser, tiny_front_end
 from tests.placeholder_mask import ConstantMask
+from transforms import denoise
 from transforms.denoise import Denoiser, enhanced_window, find_denoiser
 from transforms.errors import CheckpointError, FrontEndError, WorkerError
 from transforms.models.checkpoint import fingerprint_of
@@ -72,6 +74,26 @@ def test_a_window_is_enhanced_from_the_zero_state(tmp_path):
     assert np.abs(first - sound(22_050)).max() > 1e-2
 
 
+def test_a_long_window_in_pieces_equals_the_whole(tmp_path, monkeypatch):
+    enhancer = find_denoiser(str(make_enhancer(tmp_path))).load()
+    samples = sound(22_050, 9.0)  # pieces of 4, 4 and 1 s
+    found = enhanced_window(samples, 22_050, enhancer)
+    monkeypatch.setattr(denoise, "_PIECE_SECONDS", 100)
+    np.testing.assert_allclose(found, enhanced_window(samples, 22_050, enhancer), atol=2e-6)
+
+
+def test_memory_is_that_of_some_copies_of_the_samples():
+    samples = sound(8_000, 300.0)
+    enhancer = with_mask(0.5)
+    enhanced_window(samples[:8_000], 8_000, enhancer)  # what is imported on the way
+    tracemalloc.start()
+    try:
+        enhanced_window(samples, 8_000, enhancer)
+        assert tracemalloc.get_traced_memory()[1] < 10 * samples.nbytes
+    finally:
+        tracemalloc.stop()
+
+
 # Which enhancer
 
 
@@ -80,7 +102,7 @@ def test_a_method_is_no_enhancer(method):
     assert find_denoiser(method) is None
 
 
-def test_an_enhancer_is_known_by_its_weights_not_its_path(tmp_path, monkeypatch):
+def test_an_enhancer_is_known_by_its_content_not_its_path(tmp_path, monkeypatch):
     folder = make_enhancer(tmp_path / "one")
     copy = shutil.copytree(folder, tmp_path / "two")
     found = find_denoiser(str(folder))
@@ -88,6 +110,8 @@ def test_an_enhancer_is_known_by_its_weights_not_its_path(tmp_path, monkeypatch)
     assert found.setting == f"model:{fingerprint_of(folder)}"
     assert find_denoiser(str(copy)).setting == found.setting
     assert find_denoiser(str(make_enhancer(tmp_path / "three", seed=1))).setting != found.setting
+    SpectrumFrontEnd(sample_rate_hz=16_000, n_fft=128, hop_length=64).save(copy)
+    assert find_denoiser(str(copy)).setting != found.setting
     monkeypatch.chdir(tmp_path)
     assert find_denoiser("one") == found  # a worker may have another folder
 
@@ -104,6 +128,9 @@ def test_another_one_on_a_worker_s_machine(tmp_path):
     with pytest.raises(WorkerError, match="all machines"):
         denoiser.load()
     make_enhancer(folder, seed=1)
+    with pytest.raises(WorkerError, match=f"{denoiser.fingerprint} where"):
+        denoiser.load()
+    make_enhancer(folder, front_end=SpectrumFrontEnd(n_fft=128, hop_length=32))
     with pytest.raises(WorkerError, match=f"{denoiser.fingerprint} where"):
         denoiser.load()
 

@@ -225,6 +225,16 @@ def test_channels_that_cancel_each_other_are_loud_and_have_no_music():
     assert (found.key, found.tempo_bpm, found.mfcc_mean, found.chroma_mean) == (None,) * 4
 
 
+@pytest.mark.parametrize("damage", [math.nan, math.inf, -math.inf, 1e13])
+@pytest.mark.parametrize("seconds", [1.0, 5.5])
+def test_of_damaged_samples_nothing_is_said_wherever_they_lie(monkeypatch, damage, seconds):
+    monkeypatch.setattr(features, "FEATURES_SECONDS", 2.0)  # the later one is loudness alone
+    sound = noise(6.0, RATE, 2)
+    assert track_features([sound], sample_rate_hz=RATE) is not None
+    sound[round(seconds * RATE), 1] = damage
+    assert track_features([sound], sample_rate_hz=RATE) is None
+
+
 SOUNDS = {
     "one sample": np.full((1, 1), 0.5, np.float32),
     "constant": np.full((40_000, 2), -0.25, np.float32),

@@ -20,11 +20,11 @@ from transforms.preprocess import (
     normalize_peak,
     prepare,
     remove_dc,
-    resample,
     spectral_gate,
     trim_silence,
 )
 from transforms.records import AudioWindow, Track
+from transforms.samples import resample
 from transforms.windows import cut_windows
 
 CCMUSIC = PRESETS["ccmusic"]

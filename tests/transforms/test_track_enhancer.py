@@ -17,7 +17,6 @@ from transforms.track_enhancer import (
     InTurn,
     ModelEnhancer,
     Unchanged,
-    enhanced_blocks,
     gate,
     in_segments,
     make_enhancer,
@@ -44,6 +43,13 @@ class Constant:
 
 def constant(value: float, *more: float) -> Enhancer:
     return Enhancer(Constant(value, *more), SpectrumFrontEnd())
+
+
+def enhanced_blocks(enhancer, blocks):
+    """Pass blocks of (frames, channels) through an enhancer, to its end."""
+    for block in blocks:
+        yield enhancer.step(block)
+    yield enhancer.finish()
 
 
 def enhanced(model: Enhancer, samples: np.ndarray, rate: int, cuts=()) -> np.ndarray:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from transforms.errors import CheckpointError, FrontEndError, WorkerError
-from transforms.models.front_end import FrontEnd, choose_front_end
+from transforms.models.front_end import FRONT_END_FILE, FrontEnd, choose_front_end
 
 VIT, SEQUENCE = "vit", "catalog_sequence"  # what config.json's model_type may be
 MODEL_TYPES = (VIT, SEQUENCE)
@@ -74,8 +74,14 @@ def head_of(name: str) -> str | None:
     return None if head is None else str(head)
 
 
-def find_checkpoint(name: str) -> Path:
+def find_checkpoint(name: str, *, enhancing: bool = False) -> Path:
     """The folder of a shipped model's name or of a path.
+
+    Parameters
+    ----------
+    name : str
+    enhancing : bool
+        Which shipped models to name where there is none: those that enhance, or that label.
 
     Raises
     ------
@@ -87,7 +93,7 @@ def find_checkpoint(name: str) -> Path:
             return folder.absolute()
     raise CheckpointError(
         f"--model={name}: no {CONFIG_FILE} there; give a transformers checkpoint folder or one "
-        f"of the shipped models: {', '.join(shipped_models()) or 'none'}"
+        f"of the shipped models: {', '.join(shipped_models(enhancing=enhancing)) or 'none'}"
     )
 
 
@@ -271,6 +277,9 @@ def check_image_size(folder: Path, config: dict[str, Any], front_end: FrontEnd) 
 def fingerprint_of(folder: Path) -> str:
     """16 hexadecimal digits over a checkpoint's configuration and weights.
 
+    An enhancer's are over its front end too. That of a model that labels has a fingerprint of its
+    own, which is recorded beside this one.
+
     Raises
     ------
     CheckpointError
@@ -278,7 +287,17 @@ def fingerprint_of(folder: Path) -> str:
     """
     config = read_config(folder)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    if config.get("head") == "enhancement":
+        digest.update(_canonical(folder / FRONT_END_FILE))
     with (folder / WEIGHTS_FILE).open("rb") as weights:
         while chunk := weights.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()[:16]
+
+
+def _canonical(path: Path) -> bytes:
+    """A JSON file's content, however it is set out."""
+    try:
+        return json.dumps(json.loads(path.read_text()), sort_keys=True).encode()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error

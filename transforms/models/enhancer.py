@@ -32,10 +32,10 @@ import numpy.typing as npt
 from transforms.errors import CheckpointError, FrontEndError
 from transforms.models.checkpoint import (
     CONFIG_FILE,
-    SEQUENCE,
     find_checkpoint,
     find_same,
     read_config,
+    shipped_models,
 )
 from transforms.models.front_end import FRONT_END_FILE, TYPE_KEY
 from transforms.models.sequence import Array, SequenceModel, State, load_weights, settings_of
@@ -43,6 +43,8 @@ from transforms.models.sequence import Array, SequenceModel, State, load_weights
 TYPE = "SpectrumFrontEnd"
 DEFAULT_ENHANCER = "denoise-lstm"
 
+# What a checkpoint from outside may make of a second of sound.
+_MOST_N_FFT, _MOST_OTHERS, _MOST_OVERLAPPING = 8_190, 1_000_000, 16  # 4,096 bins: as many inputs
 _SMALLEST = 1e-5  # magnitude: 100 dB under that of a constant of 1 summed over some 1,000 samples
 _TREBLE_SHARE = 0.75  # of the bins: above, their mean mask stands for what the model cannot hear
 
@@ -66,12 +68,18 @@ class SpectrumFrontEnd:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if type(value) is not int or not 1 <= value <= 1_000_000:
+            most = _MOST_N_FFT if field.name == "n_fft" else _MOST_OTHERS
+            if type(value) is not int or not 1 <= value <= most:
                 raise FrontEndError(f"enhancer's front end: {field.name} must not be {value!r}")
         if self.n_fft % (2 * self.hop_length):
             raise FrontEndError(
                 f"enhancer's front end: n_fft {self.n_fft} must be an even multiple of hop_length "
                 f"{self.hop_length}, or the frames do not overlap to one"
+            )
+        if self.n_fft > _MOST_OVERLAPPING * self.hop_length:
+            raise FrontEndError(
+                f"enhancer's front end: n_fft {self.n_fft} must be at most {_MOST_OVERLAPPING} "
+                f"times hop_length {self.hop_length}"
             )
 
     @property
@@ -270,11 +278,16 @@ def load_enhancer(name: str) -> Enhancer:
     CheckpointError, FrontEndError
         With the folder and what is wrong there.
     """
-    folder = find_checkpoint(name)
-    settings = settings_of(read_config(folder, (SEQUENCE,)))
+    folder = find_checkpoint(name, enhancing=True)
+    config = read_config(folder)
+    if config.get("head") in (None, "recognition"):
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: this model labels, it does not enhance (model_type is "
+            f"{config['model_type']!r}); shipped ones that do: "
+            f"{', '.join(shipped_models(enhancing=True)) or 'none'}"
+        )
+    settings = settings_of(config)
     front_end = load_spectrum_front_end(folder)
-    if settings.head != "enhancement":
-        raise CheckpointError(f"{folder / CONFIG_FILE}: this model labels, it does not enhance")
     if not settings.inputs == settings.outputs == front_end.bins:
         raise CheckpointError(
             f"{folder}: the model masks {settings.outputs} bins, its front end makes "

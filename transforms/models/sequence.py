@@ -40,7 +40,7 @@ Cell = Literal["rnn", "lstm", "gru", "cnn"]
 Head = Literal["recognition", "enhancement"]
 CELLS: tuple[Cell, ...] = get_args(Cell)
 
-_MOST = 4096  # of any size: what a configuration from outside may make this process allocate
+_MOST = 4096  # of any size; load_weights compares what they make together with the weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,15 +212,21 @@ def load_weights(folder: Path, settings: SequenceSettings) -> Any:
     CheckpointError
         If the weights are missing, damaged, or of another shape than the settings say.
     """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from transforms.models.sequence_network import SequenceNetwork
 
     path = folder / WEIGHTS_FILE
-    network = SequenceNetwork(settings)
+    with torch.device("meta"):  # shapes alone: a configuration may state more than memory holds
+        network = SequenceNetwork(settings)
     try:
-        network.load_state_dict(load_file(path))
+        # Copies: torch's own memory lies alike for all, and a file may change.
+        tensors = {
+            name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(path).items()
+        }
+        network.load_state_dict(tensors, assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         line = " ".join(str(error).split())
         raise CheckpointError(f"{path}: not the weights of {settings.cell}: {line}") from error

@@ -205,6 +205,22 @@ def test_loaded_once(tmp_path):
         load_same_enhancer(str(folder), "0123456789abcdef")
 
 
+def test_the_fingerprint_covers_the_front_end_however_it_is_set_out(tmp_path):
+    folder = make_enhancer(tmp_path)
+    path, before = folder / FRONT_END_FILE, fingerprint_of(folder)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(content.items()))))
+    assert fingerprint_of(folder) == before
+    path.write_text(json.dumps(content | {"hop_length": 32}))
+    assert fingerprint_of(folder) != before
+    with pytest.raises(WorkerError, match=f"{before} where the run was started"):
+        load_same_enhancer(str(folder), before)
+    for damaged in ("{", None):
+        path.unlink() if damaged is None else path.write_text(damaged)
+        with pytest.raises(WorkerError, match="cannot be read as JSON"):
+            load_same_enhancer(str(folder), before)
+
+
 def test_front_end_saved_and_loaded_is_the_same(tmp_path):
     SMALL.save(tmp_path)
     assert load_spectrum_front_end(tmp_path) == SMALL
@@ -218,11 +234,18 @@ def test_front_end_saved_and_loaded_is_the_same(tmp_path):
         ({"hop_length": 0}, "hop_length must not be 0"),
         ({"sample_rate_hz": 8e3}, "sample_rate_hz must not be 8000.0"),
         ({"n_fft": True}, "n_fft must not be True"),
+        ({"n_fft": 8_192}, "n_fft must not be 8192"),
+        ({"n_fft": 512, "hop_length": 16}, "at most 16 times hop_length 16"),
     ],
 )
 def test_front_end_out_of_range(change, message):
     with pytest.raises(FrontEndError, match=message):
         SpectrumFrontEnd(**change)
+
+
+def test_the_largest_front_end_makes_as_many_bins_as_a_model_takes():
+    assert SpectrumFrontEnd(n_fft=8_190, hop_length=4_095).bins == 4_096
+    assert SpectrumFrontEnd(n_fft=512, hop_length=32).overlap == 480
 
 
 @pytest.mark.parametrize(
@@ -246,8 +269,12 @@ def test_no_front_end(tmp_path):
 def test_what_is_no_enhancer(tmp_path, tiny_checkpoint):
     with pytest.raises(CheckpointError, match="model_type is 'vit'"):
         load_enhancer(str(tiny_checkpoint))
-    with pytest.raises(CheckpointError, match=r"no config\.json"):
+    with pytest.raises(CheckpointError, match="labels, it does not enhance"):
+        load_enhancer(str(tiny_checkpoint))
+    with pytest.raises(CheckpointError, match=r"no config\.json") as caught:
         load_enhancer(str(tmp_path / "none"))
+    assert "denoise-lstm" in str(caught.value)
+    assert "genre-vit" not in str(caught.value)
     recogniser = make_recogniser(tmp_path / "recogniser")
     SMALL.save(recogniser)
     with pytest.raises(CheckpointError, match="it does not enhance"):

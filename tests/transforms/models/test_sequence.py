@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import resource
+import sys
 
 import numpy as np
 import pytest
@@ -300,6 +302,24 @@ def folder(tmp_path):
 
 def load(folder):
     return load_weights(folder, settings_of(json.loads((folder / "config.json").read_text())))
+
+
+def test_a_configuration_alone_makes_nothing_large(folder):
+    edit_config(folder, hidden_size=1024, layers=32)  # a gigabyte of float32
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: not the weights of lstm"):
+        load(folder)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < (100_000_000 if sys.platform == "darwin" else 100_000)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("head", HEADS)
+def test_the_largest_configuration_is_compared_at_once(tmp_path, cell, head):
+    save_weights(random_network(shape(head, cell)), tmp_path, {})
+    edit_config(tmp_path, hidden_size=4096, layers=64, kernel_size=64)
+    with pytest.raises(CheckpointError, match=f"not the weights of {cell}"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])
