@@ -301,6 +301,17 @@ def test_wrong_calls(table, tmp_path, capsys, options, message):
     assert not output.exists()
 
 
+def test_folds_that_cannot_be_split_are_refused_before_anything_is_made(
+    table, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(prepare.Shards, "windows", None)
+    command = [f"--data={table}", f"--output={tmp_path / 'm'}", *GRU, "--held_out_share=0.01"]
+    assert train.main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--held_out_share=0.01 makes 100 parts, but a fold trains on" in line
+    assert not (tmp_path / "m").exists()
+
+
 def test_too_few_speakers_to_fold(tmp_path, capsys):
     table = write_table(tmp_path / "labels.csv", write_recordings(tmp_path, range(3)))
     assert train.main([f"--data={table}", f"--output={tmp_path / 'm'}", *GRU]) == 2
