@@ -139,6 +139,12 @@ def test_without_cross_validation_there_are_no_figures(table, tmp_path):
     assert (report["cross_validation"], report["unknown_threshold"]) == ({}, 0.0)
     assert "Not cross-validated." in (output / "README.md").read_text()
     assert not (output / "confusion.png").exists()
+    assert (output / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    card = (output / "README.md").read_text()
+    assert "one of 2 labels (hiss, tone).\n" in card
+    assert "Its scores are not calibrated" in card
+    for untrue in ("`unknown`", "had not seen", "confusion matrix"):
+        assert untrue not in card
 
 
 @pytest.mark.parametrize("epochs", [0, 3, 8, 9])  # of 2 in each of 4 folds and in the last model
@@ -290,6 +296,8 @@ def test_a_broken_recording_leaves_nothing_behind(tmp_path, capsys):
         (["--test_fold=1"], "--test_fold is no setting of --task=recognise"),
         (["--epoch=3"], "--epoch=3: not an option of this program or of Apache Beam"),
         (["--runner=NoRunner"], "--runner=NoRunner"),
+        (["--no-cross_validate", "--held_out_share=0.3"], "--held_out_share is of no use with --n"),
+        (["--no-cross_validate", "--merge=hiss+tone"], "--merge is of no use with --no-cross_vali"),
         (["--task=genre", "--cell=vit", "--steps=1"], "--epochs is no setting of --cell=vit"),
     ],
 )
