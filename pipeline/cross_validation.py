@@ -61,6 +61,10 @@ def load_windows(
     if silent:
         such = len(silent)
         raise InputError(f"{min(silent)}: only silence; remove it from the data ({such} such)")
+    return _training_set(tracks, windows)
+
+
+def _training_set(tracks: Sequence[LabelledTrack], windows: WindowSet) -> TrainingSet:
     labels = tuple(sorted({track.label for track in tracks}))
     return TrainingSet(
         labels=labels,
@@ -192,12 +196,27 @@ class FoldResult:
     window_log_probs: FloatArray  # of the tested tracks' windows
 
 
-def _split(data: TrainingSet, fold: int, learner: Learner) -> tuple[IntArray, IntArray | None]:
+def check_splits(tracks: Sequence[LabelledTrack], held_out_share: float, seed: int) -> None:
+    """Raise what :func:`cross_validate` would, before the windows are made, which takes long."""
+    nothing = WindowSet([], np.zeros(0, np.int64), np.zeros(0), {})
+    _splits(_training_set(tracks, nothing), held_out_share, seed)
+
+
+def _splits(
+    data: TrainingSet, held_out_share: float, seed: int
+) -> dict[int, tuple[IntArray, IntArray | None]]:
+    folds = [int(fold) for fold in np.unique(data.folds) if fold >= 0]
+    return {fold: _split(data, fold, held_out_share, seed) for fold in folds}
+
+
+def _split(
+    data: TrainingSet, fold: int, held_out_share: float, seed: int
+) -> tuple[IntArray, IntArray | None]:
     """Tracks to train on when ``fold`` is tested, and those to hold out, if any."""
     train: IntArray = np.flatnonzero(data.folds != fold)
     held_out: IntArray | None = None
-    if learner.held_out_share > 0:
-        train, held_out = split_artists(data, train, learner.held_out_share, learner.seed)
+    if held_out_share > 0:
+        train, held_out = split_artists(data, train, held_out_share, seed)
     for index, label in enumerate(data.labels):
         if index not in data.truth[train]:
             raise InputError(
@@ -215,9 +234,8 @@ def cross_validate(data: TrainingSet, learner: Learner) -> Iterator[FoldResult]:
     InputError
         Before the first training, if one would lack a label.
     """
-    folds = [int(fold) for fold in np.unique(data.folds) if fold >= 0]
-    splits = [_split(data, fold, learner) for fold in folds]
-    for fold, (train, held_out) in zip(folds, splits, strict=True):
+    splits = _splits(data, learner.held_out_share, learner.seed)
+    for fold, (train, held_out) in splits.items():
         tested = np.flatnonzero(data.folds == fold)
         trained = learner.fit(
             data, train, name=f"fold-{fold}", seed=learner.seed * 100 + fold, held_out=held_out

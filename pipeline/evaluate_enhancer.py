@@ -7,7 +7,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from pipeline.judge import Report, judge, methods_beside
+from pipeline.judge import EACH, Report, judge, methods_beside
 from pipeline.labelled import load_labelled
 from pipeline.mixtures import Recordings, example_mixture
 from pipeline.plots import plot_improvements, plot_spectrograms
@@ -17,8 +17,6 @@ from transforms.errors import UsageError
 from transforms.models.enhancer import Enhancer, load_enhancer
 from transforms.noises import Noise
 
-EACH = 6
-"""Mixtures of each kind of recording, noise and level."""
 _PICTURED: tuple[Noise, ...] = ("pink", "hum", "clicks")
 
 

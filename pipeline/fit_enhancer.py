@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.mixtures import Recordings, make_mixture
-from transforms.models.enhancer import SpectrumFrontEnd, analysis_window
+from transforms.models.enhancer import SMALLEST, SpectrumFrontEnd, analysis_window
 from transforms.models.sequence import Cell, SequenceSettings
 from transforms.noises import NOISES
 from transforms.records import FloatArray
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from transforms.models.sequence_training import FitSettings, Fitted
 
 _SAMPLE_BATCHES = 6  # from which the inputs' mean and scale are taken
-_SMALLEST = 1e-5  # magnitude, as transforms.models.enhancer has it
 _FIRST_MASK = 1.0  # logit: training begins near a mask that keeps three quarters
 
 
@@ -120,7 +119,7 @@ class Spectral:
 
     def features(self, spectra: torch.Tensor) -> torch.Tensor:
         """Decimal logarithms of the magnitudes."""
-        logarithms: torch.Tensor = spectra.abs().clamp_min(_SMALLEST).log10()
+        logarithms: torch.Tensor = spectra.abs().clamp_min(SMALLEST).log10()
         return logarithms
 
     def samples(self, spectra: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,8 @@ from transforms.records import FloatArray
 
 LEVELS_DB = (0.0, 5.0, 10.0, 15.0, 20.0)
 CLIP_SECONDS = 4.0
+EACH = 6
+"""Mixtures of each kind of recording, noise and level, unless another number is asked for."""
 
 Method: TypeAlias = Callable[[FloatArray], FloatArray]
 """Takes noisy samples, (samples,) at the enhancer's rate, and gives as many enhanced ones."""

@@ -23,18 +23,14 @@ license: other
 ---
 # {name}
 
-{kind} that labels {sound} with one of {count} labels ({labels}),
-or `unknown` where its best score is under {threshold:.2f}.
+{kind} that labels {sound} with one of {count} labels ({labels}){unknown}.
 {parameters:,} parameters, {window:g} s of sound at a time.
 
 ## What it can and cannot do
 
 - It was trained on {tracks} recordings by {artists} artists or speakers and on nothing else{also}.
   It knows no label but these, and no recording practice but theirs.
-- Its scores are calibrated on artists or speakers that it had not seen (temperature
-  {temperature:.2f}).
-- It is a demonstration of the pipeline and a baseline: see the confusion matrix for what it mixes
-  up.
+{tested}
 
 ## Training data
 
@@ -52,6 +48,16 @@ Software version {version}. All settings and the learning curves are in `trainin
 """
 
 
+_TESTED = """\
+- Its scores are calibrated on artists or speakers that it had not seen (temperature
+  {temperature:.2f}).
+- It is a demonstration of the pipeline and a baseline: see the confusion matrix for what it mixes
+  up."""
+_UNTESTED = """\
+- Its scores are not calibrated, and what it mixes up was not measured: no artist or speaker was
+  held out.
+- It is a demonstration of the pipeline and a baseline."""
+_UNKNOWN = ",\nor `unknown` where its best score is under {threshold:.2f}"
 _TAGS = {
     True: "library_name: transformers\ntags: [audio-classification, music, vit]",
     False: "tags: [audio-classification, streaming]",
@@ -113,17 +119,20 @@ def report(
 
 
 def write(folder: Path, content: dict[str, Any], folds: Sequence[FoldResult]) -> None:
-    """Write training.json, README.md and, after a cross-validation, the pictures."""
+    """Write training.json, README.md, the curves and, if cross-validated, the confusion matrix."""
     (folder / "training.json").write_text(json.dumps(content, indent=2) + "\n")
     (folder / "README.md").write_text(card(content))
     if folds:
         evaluation = Evaluation(**content["cross_validation"]["all labels"])
         plot_confusion(evaluation, "cross-validation", folder / "confusion.png")
-        plot_learning_curves(content["fold_curves"], folder / "learning_curves.png")
+    curves = content["fold_curves"] or [content["curve"]]
+    plot_learning_curves(curves, folder / "learning_curves.png")
 
 
 def card(content: dict[str, Any]) -> str:
     """The model card, Markdown."""
+    tested = _TESTED if content["cross_validation"] else _UNTESTED
+    threshold = content["unknown_threshold"]
     return _CARD.format(
         name=content["name"],
         tags=_TAGS[content["cell"] == "vit"],
@@ -132,12 +141,12 @@ def card(content: dict[str, Any]) -> str:
         also=_also(content),
         count=len(content["labels"]),
         labels=", ".join(content["labels"]),
-        threshold=content["unknown_threshold"],
+        unknown=_UNKNOWN.format(threshold=threshold) if threshold else "",
         parameters=content["parameters"],
         window=content["recipe"]["front_end"]["window_seconds"],
         tracks=content["tracks"],
         artists=content["artists"],
-        temperature=content["temperature"],
+        tested=tested.format(temperature=content["temperature"]),
         terms=content["terms"],
         figures=_figures(content["cross_validation"]),
         command=content["command"],

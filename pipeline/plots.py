@@ -44,7 +44,8 @@ def plot_learning_curves(curves: Sequence[dict[str, list[float]]], path: Path) -
     for index, curve in enumerate(curves):
         style = {"color": f"C{index}", "linewidth": 1.2}
         steps = curve["step"]
-        loss_axes.plot(steps, curve["train_loss"], label=f"training loss, fold {index}", **style)
+        label = "training loss" + (f", fold {index}" if len(curves) > 1 else "")
+        loss_axes.plot(steps, curve["train_loss"], label=label, **style)
         if curve["validation_loss"]:
             loss_axes.plot(steps, curve["validation_loss"], linestyle="--", **style)
             accuracy_axes.plot(steps, curve["validation_accuracy"], linestyle=":", **style)

@@ -4,7 +4,10 @@ The shards are made by a Beam pipeline on any runner, and read from there:
 
     SHARDS/KIND-FINGERPRINT/part-NNNNN-of-NNNNN.parquet    uri, window_index, content_s, data
     SHARDS/KIND-FINGERPRINT/failures-…parquet              uri, reason, message
-    SHARDS/KIND-FINGERPRINT/complete.json                  front end, and which tracks these are
+    SHARDS/KIND-FINGERPRINT/complete.json                  front end, and which files these were
+
+They are made in a draft folder beside, which gets its name when all is there: several trainings may
+share SHARDS, at the same time too.
 
 KIND is what ``data`` holds (:data:`Kind`), FINGERPRINT the front end's.
 """
@@ -12,10 +15,15 @@ KIND is what ``data`` holds (:data:`Kind`), FINGERPRINT the front end's.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
+import os
+import secrets
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -27,8 +35,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from apache_beam.io.parquetio import WriteToParquet
 
+from pipeline import __version__
 from pipeline.resources import available_cores
 from pipeline.runner import run_locally
+from pipeline.source_files import changed, stamps
 from transforms.decode import Decode
 from transforms.errors import UsageError
 from transforms.mel import MelSpectrogram
@@ -48,6 +58,7 @@ RunBeam: TypeAlias = Callable[[Callable[[beam.Pipeline], None]], None]
 _TYPES = {"images": "float32", "half_images": "float16", "frames": "float16", "samples": "int16"}
 _FULL_SCALE = 32_767
 _COMPLETE = "complete.json"
+_DRAFT, _LOCK = ".draft-", "lock"
 _WINDOWS = pa.schema(
     [("uri", pa.string()), ("window_index", pa.int32()), ("content_s", pa.float64()),
      ("data", pa.binary())]
@@ -92,23 +103,91 @@ class Shards:
         Raises
         ------
         UsageError
-            If the folder holds shards of other tracks.
+            If the folder holds shards of other tracks, of files that have changed since, or of
+            another version of this program.
         """
         folder = self.folder / f"{kind}-{front_end.fingerprint()}"
-        facts = {"front_end": dataclasses.asdict(front_end), "tracks": _digest(uris)}
-        path = folder / _COMPLETE
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            for draft in folder.glob("*.parquet"):  # of an interrupted preparation
-                draft.unlink()
-            self.run_beam(lambda pipeline: _build(pipeline, uris, front_end, str(folder), kind))
-            path.write_text(json.dumps(facts, indent=2) + "\n")
-        elif json.loads(path.read_text()) != facts:
-            raise UsageError(
-                f"{folder} holds what was prepared of other tracks; remove it, or name another "
-                "folder with --shards"
-            )
+        facts = {
+            "version": __version__,
+            "front_end": dataclasses.asdict(front_end),
+            "tracks": _digest(uris),
+            "files": stamps(uris),  # as they are before they are read
+        }
+        if not (folder / _COMPLETE).exists():
+            self._prepare(folder, facts, uris, front_end, kind)
+        _check(folder, facts)
         return _read(folder, uris, front_end, kind)
+
+    def _prepare(
+        self, folder: Path, facts: dict[str, Any], uris: Sequence[str], front_end: FrontEnd,
+        kind: Kind,
+    ) -> None:  # fmt: skip
+        """Make the shards in a draft of one's own, then give them their name at once.
+
+        Others may prepare the same at the same time: whoever ends first gives the name.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _remove_dead_drafts(self.folder)
+        with _draft_folder(folder) as draft:
+            if folder.exists() and not (folder / _COMPLETE).exists():
+                os.replace(folder, draft / "incomplete")  # of versions that made them in place
+            made = draft / "made"
+            made.mkdir()
+            self.run_beam(lambda pipeline: _build(pipeline, uris, front_end, str(made), kind))
+            replace_text(made / _COMPLETE, json.dumps(facts, indent=2) + "\n")
+            try:
+                os.replace(made, folder)
+            except OSError:
+                if not (folder / _COMPLETE).exists():  # else another has made them meanwhile
+                    raise
+
+
+def _check(folder: Path, facts: dict[str, Any]) -> None:
+    found = json.loads((folder / _COMPLETE).read_text())
+    if found.get("version") != facts["version"]:
+        made_of = f"by version {found.get('version', 'unknown')} of this program"
+    elif any(found[name] != facts[name] for name in ("front_end", "tracks")):
+        made_of = "of other tracks"
+    elif uri := changed(found["files"], facts["files"]):
+        made_of = f"before {uri} changed"
+    else:
+        return
+    raise UsageError(
+        f"{folder} holds what was prepared {made_of}; remove it, or name another folder with "
+        "--shards"
+    )
+
+
+@contextmanager
+def _draft_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder``, for this process alone, removed at the end.
+
+    While it is in use its lock is held; that of a killed process is free.
+    """
+    draft = folder.with_name(f"{_DRAFT}{folder.name}-{secrets.token_hex(4)}")
+    draft.mkdir()
+    with open(draft / "lock.new", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.replace(draft / "lock.new", draft / _LOCK)  # it shows only when it is held
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft)
+
+
+def _remove_dead_drafts(folder: Path) -> None:
+    """Remove what killed preparations left."""
+    for path in folder.glob(f"{_DRAFT}*/{_LOCK}"):
+        with suppress(OSError), open(path) as lock:  # held, or removed by another in this moment
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file such that it is there as a whole or not at all."""
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_text(text)
+    os.replace(draft, path)
 
 
 def prepare_windows(

@@ -218,10 +218,18 @@ def _check_foreign(options: argparse.Namespace) -> None:
                 raise UsageError(
                     f"--{name} is no setting of --{what}={getattr(options, what)}; leave it away"
                 )
+    _check_unvalidated(options)
     defaults = {"held_out_share": 0.0, "cross_validate": True, "test_fold": 0}
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+
+
+def _check_unvalidated(options: argparse.Namespace) -> None:
+    """Refuse what says how a cross-validation is done where there is none."""
+    for name in ("held_out_share", "merge"):
+        if options.cross_validate is False and getattr(options, name) is not None:
+            raise UsageError(f"--{name} is of no use with --no-cross_validate; leave one away")
 
 
 def _check_ranges(options: argparse.Namespace) -> None:

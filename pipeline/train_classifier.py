@@ -16,6 +16,7 @@ from pipeline.cross_validation import (
     Learner,
     TrainingSet,
     calibrate,
+    check_splits,
     cross_validate,
     load_windows,
     out_of_fold_scores,
@@ -49,6 +50,8 @@ def train_classifier(options: argparse.Namespace) -> None:
         recipe = _vit_recipe(options, front_end)
     else:
         recipe = _recogniser_recipe(options, front_end)
+    if options.cross_validate:
+        check_splits(tracks, recipe.held_out_share, recipe.seed)
     with training_state(options, recipe, tracks) as state_folder:
         shards = Shards((options.shards or state_folder / "shards").absolute(), run_beam)
         say(f"{len(tracks)} tracks of {len({t.artist for t in tracks})} artists: making windows")

@@ -13,7 +13,7 @@ import torch
 
 from pipeline import __version__
 from pipeline.fit_enhancer import EnhancerRecipe, fit_enhancer
-from pipeline.judge import Report, judge, methods_beside
+from pipeline.judge import EACH, Report, judge, methods_beside
 from pipeline.labelled import LabelledTrack, assign_folds, load_labelled
 from pipeline.mixtures import Recordings
 from pipeline.plots import plot_epochs, plot_improvements
@@ -26,7 +26,6 @@ from transforms.models.sequence import SequenceModel, save_weights
 from transforms.models.sequence_training import Fitted
 
 _PIECE_SECONDS = 10.0  # of a recording in the shards
-_JUDGED_EACH = 6  # mixtures of each kind of recording, noise and level
 _EPOCHS = 40
 
 _CARD = """\
@@ -146,7 +145,7 @@ def _judge(
     options: argparse.Namespace, unheard: Recordings, fitted: Fitted, recipe: EnhancerRecipe
 ) -> Report:
     enhancer = Enhancer(SequenceModel(fitted.network), recipe.front_end)
-    each = options.test_mixtures or _JUDGED_EACH
+    each = options.test_mixtures or EACH
     return judge(unheard, methods_beside(enhancer), each=each, seed=options.seed)
 
 

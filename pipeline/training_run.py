@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
@@ -20,10 +19,12 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline import __version__
 from pipeline.labelled import LabelledTrack
-from pipeline.prepare import RunBeam, on_this_machine
+from pipeline.prepare import RunBeam, on_this_machine, replace_text
 from pipeline.program import refuse_existing
 from pipeline.runner import check_runner, runner_options
-from transforms.errors import UsageError
+from pipeline.source_files import changed, stamps
+from transforms.errors import InputError, UsageError
+from transforms.storage.lock import locked
 
 _STATE, _OPTIONS = "training_state", "options.json"
 _FREE = ("command", "output", "terms", "threads", "shards", "runner", "beam_args")
@@ -37,7 +38,8 @@ def training_state(
 ) -> Iterator[Path]:
     """The state's folder inside the output: made, or that of an interrupted training.
 
-    At the end it is removed. After a wrong call nothing is left, unless something was trained.
+    At the end it is removed. After a wrong call nothing is left, unless something was trained or
+    prepared that another call may go on with.
 
     Parameters
     ----------
@@ -50,30 +52,43 @@ def training_state(
     Raises
     ------
     UsageError
-        If the output is there already, or is of a training of something else.
+        If the output is there already, is of a training of something else, or if another process
+        trains there.
     """
     folder: Path = options.output / _STATE
     stated = {"options": _stated(options), **_made_of(recipe, tracks)}
-    if (folder / _OPTIONS).exists():
-        _check_same(options, json.loads((folder / _OPTIONS).read_text()), stated)
-        say(f"going on with the interrupted training in {options.output}")
-    else:
-        _begin(options, folder, stated)
-    try:
-        yield folder
-    except UsageError:
-        if not any(folder.glob("*.safetensors")):
-            shutil.rmtree(options.output)
-        raise
-    shutil.rmtree(folder)
+    if not folder.exists():
+        refuse_existing(options.output)
+    with locked(str(options.output), f"{_STATE}/lock"):  # which makes the folder
+        if _is_trained(folder):
+            _check_same(options, json.loads((folder / _OPTIONS).read_text()), stated)
+            say(f"going on with the interrupted training in {options.output}")
+        else:
+            _begin(options.output, folder, stated)
+        try:
+            yield folder
+        except UsageError as error:
+            if not _is_trained(folder) and not _may_serve(folder, error):
+                shutil.rmtree(options.output)
+            raise
+        shutil.rmtree(folder)
 
 
-def _begin(options: argparse.Namespace, folder: Path, stated: dict[str, Any]) -> None:
-    refuse_existing(options.output)
-    folder.mkdir(parents=True)
-    draft = folder / f"{_OPTIONS}.draft"
-    draft.write_text(json.dumps(stated, indent=2) + "\n")
-    os.replace(draft, folder / _OPTIONS)
+def _is_trained(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def _may_serve(folder: Path, error: UsageError) -> bool:
+    """Whether shards are there that serve a corrected call: with other tracks they would not."""
+    return not isinstance(error, InputError) and any(folder.glob("shards/*/complete.json"))
+
+
+def _begin(output: Path, folder: Path, stated: dict[str, Any]) -> None:
+    """State what is trained here; what was stated before anything was trained binds nobody."""
+    if any(path != folder for path in output.iterdir()):
+        shutil.rmtree(folder)  # made by the lock, after another process has finished its training
+        refuse_existing(output)
+    replace_text(folder / _OPTIONS, json.dumps(stated, indent=2) + "\n")
 
 
 def _stated(options: argparse.Namespace) -> dict[str, str | None]:
@@ -91,6 +106,7 @@ def _made_of(recipe: Any, tracks: Sequence[LabelledTrack]) -> dict[str, Any]:
         "version": __version__,
         "recipe": dataclasses.asdict(recipe),
         "tracks": hashlib.sha256(listed.encode()).hexdigest(),
+        "files": stamps([track.uri for track in tracks]),
     }
     found: dict[str, Any] = json.loads(json.dumps(content))
     return found
@@ -105,6 +121,7 @@ def _check_same(
             was = f"without --{name}" if before is None else f"with --{name}={before}"
             now = "without it" if value is None else f"with {value}"
             raise UsageError(f"{begun} {was}, not {now}; go on as before, or remove the folder")
+    again = "remove the folder to train from the beginning"
     others = {
         "version": f"by version {earlier['version']} of this program, this is {__version__}",
         "recipe": "with a recipe that this program no longer has",
@@ -112,7 +129,9 @@ def _check_same(
     }
     for name, told in others.items():
         if earlier[name] != stated[name]:
-            raise UsageError(f"{begun} {told}; remove the folder to train from the beginning")
+            raise UsageError(f"{begun} {told}; {again}")
+    if uri := changed(earlier.get("files", {}), stated["files"]):
+        raise UsageError(f"{begun} from before {uri} changed; {again}")
 
 
 def preparing_runner(options: argparse.Namespace) -> RunBeam:

@@ -1,15 +1,19 @@
 """Tracks to training data: what the stages make, as it is kept in shards."""
 
+import fcntl
 import json
+import os
 
 import numpy as np
 import pytest
 import soundfile as sf
 
+from pipeline import prepare
 from pipeline.prepare import Shards, prepare_windows, to_float, to_int16
 from pipeline.runner import run_locally
 from tests.audio_files import noise, write_soundfile
 from tests.checkpoints import tiny_front_end
+from tests.interruptions import InterruptionError
 from transforms.errors import UsageError
 from transforms.mel import to_image
 from transforms.models.front_end import PRESETS
@@ -138,6 +142,81 @@ def test_kinds_and_front_ends_have_shards_of_their_own(tmp_path):
     shards.windows(uris, tiny_front_end(32), "images")
     assert runs == [0, 1, 2]
     assert len(list((tmp_path / "shards").iterdir())) == 3
+
+
+def test_trainings_that_prepare_the_same_do_not_disturb_each_other(tmp_path):
+    """Another one begins and ends while the first is at its shards; both read whole ones."""
+    uris = [str(write_noise(tmp_path / f"{n}.flac", 2.0, n)) for n in range(2)]
+    inner, inner_runs = counting_shards(tmp_path / "shards")
+    meanwhile = []
+
+    def run_beam(build):
+        run_locally(build, 1)
+        meanwhile.append(inner.windows(uris, FRONT_END, "images"))
+
+    found = Shards(tmp_path / "shards", run_beam).windows(uris, FRONT_END, "images")
+    again = inner.windows(uris, FRONT_END, "images")
+    assert inner_runs == [0]
+    for other in (*meanwhile, again):
+        np.testing.assert_array_equal(found.images, other.images)
+    assert len(list((tmp_path / "shards").iterdir())) == 1  # and no draft
+
+
+def test_drafts_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):
+    shards, _ = counting_shards(tmp_path / "shards")
+    for name in ("dead", "living"):
+        (tmp_path / "shards" / f".draft-{name}").mkdir(parents=True)
+        (tmp_path / "shards" / f".draft-{name}" / "lock").touch()
+    uris = [str(write_noise(tmp_path / "a.flac", 2.0))]
+    with open(tmp_path / "shards" / ".draft-living" / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shards.windows(uris, FRONT_END, "images")
+    drafts = [path.name for path in (tmp_path / "shards").glob(".draft-*")]
+    assert drafts == [".draft-living"]
+
+
+def test_a_preparation_that_fails_leaves_no_shards(tmp_path):
+    def run_beam(build):
+        run_locally(build, 1)
+        raise InterruptionError
+
+    uris = [str(write_noise(tmp_path / "a.flac", 2.0))]
+    with pytest.raises(InterruptionError):
+        Shards(tmp_path / "shards", run_beam).windows(uris, FRONT_END, "images")
+    assert list((tmp_path / "shards").iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["content", "time"])
+def test_shards_of_audio_that_has_changed_are_refused(tmp_path, how):
+    path = write_noise(tmp_path / "a.flac", 2.0)
+    shards, runs = counting_shards(tmp_path / "shards")
+    shards.windows([str(path)], FRONT_END, "images")
+    if how == "content":
+        write_noise(path, 3.0, 7)
+    else:
+        os.utime(path, (1, 1))
+    with pytest.raises(UsageError, match=r"before .*a\.flac changed; remove it, or name another"):
+        shards.windows([str(path)], FRONT_END, "images")
+    assert runs == [0]
+
+
+def test_shards_of_a_track_that_has_come_since_are_refused(tmp_path):
+    """It stands among the failures of the shards."""
+    path = tmp_path / "a.flac"
+    shards, _ = counting_shards(tmp_path / "shards")
+    shards.windows([str(path)], FRONT_END, "images")
+    write_noise(path, 2.0)
+    with pytest.raises(UsageError, match=r"before .*a\.flac changed"):
+        shards.windows([str(path)], FRONT_END, "images")
+
+
+def test_shards_of_another_version_are_refused(tmp_path, monkeypatch):
+    uris = [str(write_noise(tmp_path / "a.flac", 2.0))]
+    shards, _ = counting_shards(tmp_path / "shards")
+    shards.windows(uris, FRONT_END, "images")
+    monkeypatch.setattr(prepare, "__version__", "99.0")
+    with pytest.raises(UsageError, match=r"by version \d.*; remove it, or name another"):
+        shards.windows(uris, FRONT_END, "images")
 
 
 def test_an_interrupted_preparation_is_made_again(tmp_path):

@@ -139,6 +139,12 @@ def test_without_cross_validation_there_are_no_figures(table, tmp_path):
     assert (report["cross_validation"], report["unknown_threshold"]) == ({}, 0.0)
     assert "Not cross-validated." in (output / "README.md").read_text()
     assert not (output / "confusion.png").exists()
+    assert (output / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    card = (output / "README.md").read_text()
+    assert "one of 2 labels (hiss, tone).\n" in card
+    assert "Its scores are not calibrated" in card
+    for untrue in ("`unknown`", "had not seen", "confusion matrix"):
+        assert untrue not in card
 
 
 @pytest.mark.parametrize("epochs", [0, 3, 8, 9])  # of 2 in each of 4 folds and in the last model
@@ -290,6 +296,8 @@ def test_a_broken_recording_leaves_nothing_behind(tmp_path, capsys):
         (["--test_fold=1"], "--test_fold is no setting of --task=recognise"),
         (["--epoch=3"], "--epoch=3: not an option of this program or of Apache Beam"),
         (["--runner=NoRunner"], "--runner=NoRunner"),
+        (["--no-cross_validate", "--held_out_share=0.3"], "--held_out_share is of no use with --n"),
+        (["--no-cross_validate", "--merge=hiss+tone"], "--merge is of no use with --no-cross_vali"),
         (["--task=genre", "--cell=vit", "--steps=1"], "--epochs is no setting of --cell=vit"),
     ],
 )
@@ -299,6 +307,17 @@ def test_wrong_calls(table, tmp_path, capsys, options, message):
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not output.exists()
+
+
+def test_folds_that_cannot_be_split_are_refused_before_anything_is_made(
+    table, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(prepare.Shards, "windows", None)
+    command = [f"--data={table}", f"--output={tmp_path / 'm'}", *GRU, "--held_out_share=0.01"]
+    assert train.main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--held_out_share=0.01 makes 100 parts, but a fold trains on" in line
+    assert not (tmp_path / "m").exists()
 
 
 def test_too_few_speakers_to_fold(tmp_path, capsys):

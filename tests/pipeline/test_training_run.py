@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 
 import pytest
 
@@ -86,6 +87,83 @@ def test_a_wrong_call_leaves_nothing(options):
         (folder / "shards").mkdir()
         raise InputError("a broken track")
     assert not options.output.exists()
+
+
+def complete_shards(folder):
+    (folder / "shards" / "frames").mkdir(parents=True)
+    (folder / "shards" / "frames" / "complete.json").write_text("{}")
+
+
+def test_a_wrong_call_keeps_shards_and_the_corrected_one_goes_on_with_them(options):
+    with pytest.raises(UsageError), training_state(options, Recipe(), TRACKS) as folder:
+        complete_shards(folder)
+        raise UsageError("another seed, please")
+    with training_state(changed(options, seed=1), Recipe(rate=0.2), TRACKS) as folder:
+        assert (folder / "shards" / "frames" / "complete.json").exists()
+
+
+def test_shards_of_tracks_that_cannot_be_used_are_not_kept(options):
+    with pytest.raises(InputError), training_state(options, Recipe(), TRACKS) as folder:
+        complete_shards(folder)
+        raise InputError("a broken track")
+    assert not options.output.exists()
+
+
+def test_a_training_is_not_gone_on_with_beside_itself(interrupted):
+    with training_state(interrupted, Recipe(), TRACKS) as folder:
+        with (
+            pytest.raises(UsageError, match=rf"m: another run \(process {os.getpid()} on .* wait"),
+            training_state(interrupted, Recipe(), TRACKS),
+        ):
+            raise AssertionError("begun")
+        assert (folder / "fold-0.safetensors").exists()
+    assert list(interrupted.output.iterdir()) == []
+
+
+def test_one_that_has_just_begun_is_not_begun_again(options):
+    with training_state(options, Recipe(), TRACKS) as folder:
+        with (
+            pytest.raises(UsageError, match="another run"),
+            training_state(options, Recipe(), TRACKS),
+        ):
+            raise AssertionError("begun")
+        assert (folder / "options.json").exists()
+
+
+def test_a_training_that_another_process_has_just_finished_is_left_alone(options, monkeypatch):
+    """It ends between the look at the folder and the lock."""
+    locked = training_run.locked
+
+    def finished(*args):
+        (options.output / "model.safetensors").parent.mkdir()
+        (options.output / "model.safetensors").write_bytes(b"weights")
+        return locked(*args)
+
+    monkeypatch.setattr(training_run, "locked", finished)
+    with pytest.raises(UsageError, match="is there already"), (
+        training_state(options, Recipe(), TRACKS)
+    ):  # fmt: skip
+        raise AssertionError("begun")
+    assert [path.name for path in options.output.iterdir()] == ["model.safetensors"]
+
+
+def test_audio_that_changes_ends_an_interrupted_training_and_deleted_audio_does_not(
+    options, tmp_path
+):
+    path = tmp_path / "a.flac"
+    path.write_bytes(b"sound")
+    tracks = [dataclasses.replace(TRACKS[0], uri=str(path)), TRACKS[1]]
+    with pytest.raises(InterruptionError), training_state(options, Recipe(), tracks) as folder:
+        (folder / "all.safetensors").write_bytes(b"state")
+        raise InterruptionError
+    path.write_bytes(b"another sound")
+    with pytest.raises(UsageError, match=r"from before .*a\.flac changed; remove the folder"), (
+        training_state(options, Recipe(), tracks)
+    ):  # fmt: skip
+        raise AssertionError("begun")
+    path.unlink()
+    with training_state(options, Recipe(), tracks) as folder:
+        assert (folder / "all.safetensors").exists()
 
 
 def test_an_error_later_on_keeps_what_was_trained(interrupted):

@@ -45,7 +45,7 @@ DEFAULT_ENHANCER = "denoise-lstm"
 
 # What a checkpoint from outside may make of a second of sound.
 _MOST_N_FFT, _MOST_OTHERS, _MOST_OVERLAPPING = 8_190, 1_000_000, 16  # 4,096 bins: as many inputs
-_SMALLEST = 1e-5  # magnitude: 100 dB under that of a constant of 1 summed over some 1,000 samples
+SMALLEST = 1e-5  # magnitude: 100 dB under that of a constant of 1 summed over some 1,000 samples
 _TREBLE_SHARE = 0.75  # of the bins: above, their mean mask stands for what the model cannot hear
 
 FloatArray = npt.NDArray[np.float32]
@@ -147,7 +147,7 @@ def spectra(samples: Array, front_end: SpectrumFrontEnd) -> npt.NDArray[np.compl
 
 def log_magnitudes(spectrum: npt.NDArray[np.complexfloating]) -> Array:
     """What an enhancer looks at: decimal logarithms of the magnitudes, of the same shape."""
-    logarithms: Array = np.log10(np.maximum(np.abs(spectrum), _SMALLEST))
+    logarithms: Array = np.log10(np.maximum(np.abs(spectrum), SMALLEST))
     return logarithms
 
 

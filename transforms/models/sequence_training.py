@@ -20,6 +20,7 @@ from transforms.models.sequence_network import SequenceNetwork
 from transforms.models.training_state import (
     optimiser_tensors,
     read_state,
+    refuse_diverged,
     restore_optimiser,
     under,
     write_state,
@@ -98,6 +99,8 @@ def fit_sequence(
     ------
     CheckpointError
         If the state is damaged, or of a training with other settings.
+    CatalogError
+        If a loss or a weight is no longer a number; the state stays that of the epoch before.
     """
     training = _Training(network, settings, settings.epochs * work.batches_per_epoch)
     if state_path is not None:
@@ -111,6 +114,8 @@ def fit_sequence(
         if validate is not None:
             found = validate(training.averaged())
             metrics |= {f"validation_{name}": value for name, value in found.items()}
+        losses_of = {name: metrics[name] for name in metrics if name.endswith("_loss")}
+        refuse_diverged(f"epoch {epoch + 1}", losses_of, training.average.values())
         training.close_epoch(metrics)
         report(metrics)
         if state_path is not None:
@@ -128,8 +133,8 @@ class _Training:
         self._step = 0
         self._parameters = dict(network.named_parameters())
         self._optimiser = torch.optim.AdamW(_groups(self._parameters, settings), betas=(0.9, 0.98))
-        self._average = {n: p.detach().clone() for n, p in self._parameters.items()}
-        self._best = dict(self._average)
+        self.average = {n: p.detach().clone() for n, p in self._parameters.items()}
+        self._best = dict(self.average)
         self.best_epoch = 0
         self.history: list[Metrics] = []
 
@@ -148,7 +153,7 @@ class _Training:
         self._step += 1
         decay = min(self._settings.average, (1 + self._step) / (10 + self._step))
         with torch.no_grad():
-            for name, average in self._average.items():
+            for name, average in self.average.items():
                 average.lerp_(self._parameters[name], 1 - decay)
         return float(loss.detach())
 
@@ -157,10 +162,10 @@ class _Training:
         best = self.history[self.best_epoch - 1]
         if self.best_epoch == 0 or _must_fall(metrics) < _must_fall(best):
             self.best_epoch = len(self.history)
-            self._best = {n: a.clone() for n, a in self._average.items()}
+            self._best = {n: a.clone() for n, a in self.average.items()}
 
     def averaged(self) -> SequenceNetwork:
-        return self._with(self._average)
+        return self._with(self.average)
 
     def best(self) -> SequenceNetwork:
         return self._with(self._best)
@@ -172,7 +177,7 @@ class _Training:
 
     def save(self, path: Path) -> None:
         tensors = {f"network.{n}": t for n, t in self._network.state_dict().items()}
-        tensors |= {f"average.{n}": t for n, t in self._average.items()}
+        tensors |= {f"average.{n}": t for n, t in self.average.items()}
         tensors |= {f"best.{n}": t for n, t in self._best.items()}
         tensors |= optimiser_tensors(self._optimiser, self._parameters)
         facts = {"step": self._step, "best_epoch": self.best_epoch, "history": self.history}
@@ -185,7 +190,7 @@ class _Training:
             return
         tensors, facts = saved
         self._network.load_state_dict(under("network.", tensors))
-        self._average = under("average.", tensors)
+        self.average = under("average.", tensors)
         self._best = under("best.", tensors)
         restore_optimiser(self._optimiser, self._parameters, tensors)
         self._step, self.best_epoch = facts["step"], facts["best_epoch"]

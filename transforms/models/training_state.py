@@ -7,12 +7,13 @@ or epoch hands to the next: weights, averages, the optimiser's moments, and what
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from transforms.errors import CheckpointError
+from transforms.errors import CatalogError, CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -104,3 +105,19 @@ def restore_optimiser(
     for place, value in under("optimiser.", tensors).items():
         key, name = place.split(".", 1)
         optimiser.state[parameters[name]][key] = value
+
+
+def refuse_diverged(
+    when: str, losses: Mapping[str, float], weights: Iterable[torch.Tensor]
+) -> None:
+    """Raise CatalogError if a loss or a weight is not finite: nothing mends such a training."""
+    if not all(map(math.isfinite, losses.values())):
+        told = ", ".join(f"{name.replace('_', ' ')} {loss:g}" for name, loss in losses.items())
+    elif not all(bool(weight.isfinite().all()) for weight in weights):
+        told = "weights that are no numbers"
+    else:
+        return
+    raise CatalogError(
+        f"the training diverged in {when} ({told}); remove its folder and train a smaller model, "
+        "or with another --seed"
+    )

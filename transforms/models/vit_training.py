@@ -15,6 +15,7 @@ import numpy.typing as npt
 from transforms.models.training_state import (
     optimiser_tensors,
     read_state,
+    refuse_diverged,
     restore_optimiser,
     under,
     write_state,
@@ -116,6 +117,8 @@ def train_vit(
     ------
     CheckpointError
         If the state is damaged, or of a training with other settings.
+    CatalogError
+        If a loss or a weight is no longer a number; the state stays that of the check before.
     """
     if state_path is not None and not isinstance(batches, BatchStream):
         raise TypeError("batches whose state cannot be kept")
@@ -291,12 +294,14 @@ class _Progress:
             return False
         self._curve["step"].append(self.step)
         self._curve["train_loss"].append(float(np.mean(self._losses)))
-        self._losses = []
+        losses, self._losses = {"train_loss": self._curve["train_loss"][-1]}, []
         found = 0.0
         if self._validate is not None:
             found, accuracy = self._validate(average.model(average.weights))
             self._curve["validation_loss"].append(found)
             self._curve["validation_accuracy"].append(accuracy)
+        losses["validation_loss"] = found
+        refuse_diverged(f"step {self.step}", losses, average.weights)
         if self._validate is None or self._best is None or found < self._best.loss:
             self._best = _Best(found, self.step, [w.clone() for w in average.weights])
         return True

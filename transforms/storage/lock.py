@@ -33,8 +33,14 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def locked(output: str) -> Iterator[None]:
+def locked(output: str, name: str = _NAME) -> Iterator[None]:
     """Hold the lock of an output folder.
+
+    Parameters
+    ----------
+    output : str
+    name : str
+        Of the lock's file inside the output.
 
     Raises
     ------
@@ -44,7 +50,7 @@ def locked(output: str) -> Iterator[None]:
         If the lock cannot be written.
     """
     hold = _locked_local if is_local(output) else _locked_remote
-    with hold(f"{output}/{_NAME}", output):
+    with hold(f"{output}/{name}", output):
         yield
 
 

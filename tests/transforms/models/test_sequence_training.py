@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 
 from tests.interruptions import InterruptionError, after
-from transforms.errors import CheckpointError
+from transforms.errors import CatalogError, CheckpointError
 from transforms.models.sequence import CELLS, SequenceSettings
 from transforms.models.sequence_network import SequenceNetwork
 from transforms.models.sequence_training import FitSettings, Work, fit_sequence, standardise
@@ -88,6 +89,33 @@ def test_an_interrupted_training_ends_as_another(tmp_path, cell, check, stop):
     )
     assert seen == list(range(stop, 5))
     assert_same(again, whole)
+
+
+@pytest.mark.parametrize("what", ["loss", "validation", "last step"])
+def test_a_training_that_diverges_is_no_success(tmp_path, what):
+    """In its third epoch; the last step's loss is still a number, but not its gradient."""
+    path, calls = tmp_path / "all.safetensors", []
+
+    def diverging(network, batch):
+        calls.append(1)
+        found = loss(network, batch)
+        if what == "loss" and len(calls) == 7:
+            return found * torch.nan
+        if what == "last step" and len(calls) == 9:
+            return found + torch.sqrt(0 * found)
+        return found
+
+    def check(network):
+        return {"loss": torch.nan if what == "validation" and len(calls) == 9 else 0.5}
+
+    work, lines = Work(batches, 3, diverging), []
+    with pytest.raises(CatalogError, match=r"diverged in epoch 3 \(.*; remove its fo.* --seed$"):
+        fit_sequence(
+            new_network(), work, SETTINGS, validate=check, state_path=path, report=lines.append
+        )
+    assert [line["epoch"] for line in lines] == [1, 2]
+    with safe_open(path, "pt") as state:
+        assert all(state.get_tensor(name).isfinite().all() for name in state.keys())  # noqa: SIM118
 
 
 def test_interrupted_twice_and_before_the_first_state(tmp_path):

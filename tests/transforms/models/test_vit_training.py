@@ -9,7 +9,7 @@ import torch
 
 from tests.checkpoints import tiny_front_end
 from tests.interruptions import InterruptionError
-from transforms.errors import CheckpointError
+from transforms.errors import CatalogError, CheckpointError
 from transforms.models.checkpoint import load_checkpoint
 from transforms.models.trainable_vit import (
     build_vit,
@@ -99,6 +99,17 @@ def test_early_stopping_returns_the_best_weights():
     assert found.curve["validation_loss"] == [0.9, 0.5, 0.7, 0.8]
     for name, tensor in found.model.state_dict().items():
         assert torch.equal(tensor, seen[1][name]), name
+
+
+def test_a_training_that_diverges_is_no_success():
+    broken = (
+        dataclasses.replace(batch, images=batch.images * np.float32(np.nan if n == 12 else 1))
+        for n, batch in enumerate(batches())
+    )
+    with pytest.raises(CatalogError, match=r"diverged in step 20 \(train loss nan"):
+        train_vit(new_model(), broken, SETTINGS)
+    with pytest.raises(CatalogError, match=r"diverged in step 10 \(.*validation loss nan"):
+        train_vit(new_model(), batches(), SETTINGS, lambda model: (float("nan"), 0.0))
 
 
 def test_weights_are_averaged(monkeypatch):
