@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--fold", type=int, metavar="FOLD", help="only the recordings of this fold (default: all)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of mixtures with noise (default: %(default)s)"
+        "--seed", type=int, help="of mixtures with noise, for a model that enhances (default: 0)"
     )
     parser.add_argument("--root", metavar="FOLDER", help="for relative uris in the table")
     parser.add_argument(
@@ -78,22 +78,30 @@ def _evaluate(options: argparse.Namespace, label_args: Sequence[str]) -> int:
     for arg in label_args:
         if arg.partition("=")[0] in ("--input", "--max_failure_rate"):
             raise UsageError(f"{arg}: not an option of an evaluation; see --help")
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output={options.output} cannot be made: {error}") from error
     if head_of(options.model) == "enhancement":
         from pipeline.evaluate_enhancer import evaluate_enhancer
 
-        if label_args:
-            raise UsageError(f"{label_args[0]}: not an option for a model that enhances")
+        foreign = [*label_args, *([f"--merge={options.merge}"] if options.merge else [])]
+        if foreign:
+            raise UsageError(f"{foreign[0]}: not an option for a model that enhances")
+        _make_folder(options.output)
         evaluate_enhancer(options)
         return EXIT_DONE
+    if options.seed is not None:
+        raise UsageError(f"--seed={options.seed}: a model that labels is not asked at random")
+    _make_folder(options.output)
     evaluation, failed = evaluate_checkpoint(
         options.model, options.data, options.root, label_args, options.merge, options.fold
     )
     _report(evaluation, failed, options)
     return EXIT_DONE
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output={output} cannot be made: {error}") from error
 
 
 def evaluate_checkpoint(
@@ -130,10 +138,10 @@ def evaluate_checkpoint(
         If the data or the checkpoint cannot be used, or a label is none of the model's.
     """
     from pipeline import job
-    from pipeline.labelled import load_labelled
+    from pipeline.labelled import assign_folds, load_labelled
 
     tracks = load_labelled(data, root)
-    if fold is not None and not (tracks := [t for t in tracks if t.fold == fold]):
+    if fold is not None and not (tracks := [t for t in assign_folds(tracks) if t.fold == fold]):
         raise UsageError(f"--fold={fold}: --data={data} has no track in it")
     with tempfile.TemporaryDirectory() as folder:
         table = {

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.judge import EACH, Report, judge, methods_beside
-from pipeline.labelled import load_labelled
+from pipeline.labelled import assign_folds, load_labelled
 from pipeline.mixtures import Recordings, example_mixture
 from pipeline.plots import plot_improvements, plot_spectrograms
 from pipeline.prepare import Shards
@@ -28,20 +28,21 @@ def evaluate_enhancer(options: argparse.Namespace) -> None:
     UsageError
         If the data or the checkpoint cannot be used.
     """
-    enhancer = load_enhancer(options.model)
+    enhancer, seed = load_enhancer(options.model), options.seed or 0
     tracks = load_labelled(options.data, options.root, least_labels=1)
     if options.fold is not None:
+        tracks = assign_folds(tracks)  # as the training did, where none are stated
         tracks = [track for track in tracks if track.fold == options.fold]
     if not tracks:
         raise UsageError(f"--fold={options.fold}: --data={options.data} has no recording in it")
     with tempfile.TemporaryDirectory() as folder:
         recordings = load_recordings(tracks, enhancer.front_end, Shards(Path(folder)))
-    report = judge(recordings, methods_beside(enhancer), each=EACH, seed=options.seed)
+    report = judge(recordings, methods_beside(enhancer), each=EACH, seed=seed)
     content = {"model": options.model, "data": options.data, "fold": options.fold,
-               "seed": options.seed, "improvement_db": report.to_json()}  # fmt: skip
+               "seed": seed, "improvement_db": report.to_json()}  # fmt: skip
     (options.output / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
     plot_improvements(report, options.output / "improvement.png")
-    picture(enhancer, recordings, options.seed, options.output / "spectrograms.png")
+    picture(enhancer, recordings, seed, options.output / "spectrograms.png")
     print(to_text(report))
     print(f"results: {options.output}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from transforms.models.sequence_training import FitSettings, Fitted
 
+_VALIDATED_BATCHES = 4  # always the same ones
 _SAMPLE_BATCHES = 6  # from which the inputs' mean and scale are taken
 _FIRST_MASK = 1.0  # logit: training begins near a mask that keeps three quarters
 
@@ -45,6 +46,7 @@ class EnhancerRecipe:
     weight_decay: float = 0.005
     patience: int = 10  # epochs, where performers are held out
     seed: int = 0
+    held_out_share: float = 0.0  # of the performers, for early stopping; 0: none
 
     @property
     def fit(self) -> FitSettings:
@@ -154,11 +156,25 @@ def fit_enhancer(
     recordings: Recordings,
     recipe: EnhancerRecipe,
     *,
-    validate: Callable[[Any], dict[str, float]] | None = None,
+    held_out: Recordings | None = None,
     state_path: Path | None = None,
     report: Callable[[dict[str, float]], None] = lambda metrics: None,
 ) -> Fitted:
-    """Train an enhancer; the arguments are those of fit_sequence."""
+    """Train an enhancer.
+
+    Parameters
+    ----------
+    recordings : Recordings
+        Of the performers that are learned from.
+    recipe : EnhancerRecipe
+    held_out : Recordings, optional
+        Of others: training stops when the loss on always the same mixtures of theirs no longer
+        falls; None trains for all the epochs.
+    state_path : Path, optional
+        Where the state is kept after each epoch. If the file is there, training goes on from it.
+    report : callable
+        Is told each epoch's metrics.
+    """
     import torch
 
     from transforms.models.sequence_training import Work, fit_sequence
@@ -175,6 +191,15 @@ def fit_enhancer(
     work = Work(
         lambda epoch: make_batches(recordings, recipe, 1 + epoch), recipe.steps_per_epoch, loss
     )
+    validate = None
+    if held_out is not None:
+        few = replace(recipe, steps_per_epoch=_VALIDATED_BATCHES)
+        fixed = list(make_batches(held_out, few, recipe.epochs + 1))
+
+        def validate(candidate: Any) -> dict[str, float]:
+            with torch.inference_mode():
+                return {"loss": float(np.mean([float(loss(candidate, b)) for b in fixed]))}
+
     return fit_sequence(
         network, work, recipe.fit, validate=validate, state_path=state_path, report=report
     )

@@ -206,8 +206,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _check_foreign(options: argparse.Namespace) -> None:
     """Refuse what would be ignored, then set the defaults of what is left."""
-    classifiers = ("front_end", "also", "cross_validate", "merge", "held_out_share", "mask_bands",
-                   "mask_columns")  # fmt: skip
+    classifiers = ("front_end", "also", "cross_validate", "merge", "mask_bands", "mask_columns")
     denoise = ("clip_seconds", "steps_per_epoch", "test_fold", "test_mixtures")
     cells = ("epochs", "hidden_size", "layers")
     of_task = classifiers if options.task == "denoise" else denoise

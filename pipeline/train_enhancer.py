@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from pipeline import __version__
 from pipeline.fit_enhancer import EnhancerRecipe, fit_enhancer
+from pipeline.fit_recogniser import to_line
 from pipeline.judge import EACH, Report, judge, methods_beside
 from pipeline.labelled import LabelledTrack, assign_folds, load_labelled
 from pipeline.mixtures import Recordings
@@ -126,11 +128,13 @@ def train_enhancer(options: argparse.Namespace) -> None:
         rate_hz = recipe.front_end.sample_rate_hz
         say(f"{len(tracks)} recordings: preparing samples at {rate_hz} Hz")
         recordings = load_recordings(tracks, recipe.front_end, shards)
+        held_out = held_out_performers(learned, recipe)
         fitted = fit_enhancer(
-            recordings.of(learned),
+            recordings.of(learned - held_out),
             recipe,
+            held_out=recordings.of(held_out) if held_out else None,
             state_path=state_folder / "all.safetensors",
-            report=lambda m: say(f"epoch {m['epoch']:.0f}: loss {m['train_loss']:.2f} dB"),
+            report=lambda metrics: say(to_line(metrics)),
         )
         say("judging, beside spectral gating")
         report = _judge(options, recordings.of(unheard), fitted, recipe)
@@ -139,6 +143,24 @@ def train_enhancer(options: argparse.Namespace) -> None:
         count = sum(track.artist in learned for track in tracks)
         content = _content(options, recipe, recordings.of(learned), count, fitted, report)
         _write(options.output, content, report)
+
+
+def held_out_performers(learned: set[str], recipe: EnhancerRecipe) -> set[str]:
+    """Performers whose loss says when to stop, drawn from the seed; none where the share is 0.
+
+    Raises
+    ------
+    UsageError
+        If none would be left to learn from.
+    """
+    count = math.ceil(recipe.held_out_share * len(learned))
+    if count and count >= len(learned):
+        raise UsageError(
+            f"--held_out_share={recipe.held_out_share}: {len(learned)} performers are too few to "
+            "hold some of them out"
+        )
+    rng = np.random.default_rng(recipe.seed)
+    return {str(name) for name in rng.permutation(sorted(learned))[:count]}
 
 
 def _judge(
@@ -156,6 +178,7 @@ def _recipe(options: argparse.Namespace) -> EnhancerRecipe:
         cell=options.cell,
         epochs=options.epochs or _EPOCHS,
         seed=options.seed,
+        held_out_share=options.held_out_share,
         **{name: value for name, value in given.items() if value is not None},
     )
 

@@ -15,7 +15,9 @@ from pipeline.fit_enhancer import (
     negative_snr_db,
 )
 from pipeline.mixtures import Recordings
+from pipeline.train_enhancer import held_out_performers
 from tests.checkpoints import random_network
+from transforms.errors import UsageError
 from transforms.models.enhancer import Enhancer, SpectrumFrontEnd
 from transforms.models.sequence import SequenceModel, SequenceSettings
 
@@ -153,3 +155,27 @@ def test_training_begins_with_a_mask_that_keeps_most(recordings):
     with torch.no_grad():
         mask, _ = network(spectral.features(spectral.spectra(torch.from_numpy(batch.noisy))))
     assert 0.6 < float(mask.mean()) < 0.85
+
+
+def test_held_out_performers_say_when_to_stop(recordings):
+    """Where nothing is learned the loss never falls, and patience ends the training."""
+    recipe = dataclasses.replace(
+        RECIPE, epochs=6, patience=2, learning_rate=0.0, held_out_share=0.5
+    )
+    found = fit_enhancer(recordings, recipe, held_out=recordings)
+    losses = [metrics["validation_loss"] for metrics in found.history]
+    assert losses == [losses[0]] * 3
+    assert found.best_epoch == 1
+
+
+def test_performers_are_held_out_by_share_and_seed():
+    learned = {f"p{n}" for n in range(10)}
+    recipe = dataclasses.replace(RECIPE, held_out_share=0.25)
+    held_out = held_out_performers(learned, recipe)
+    assert len(held_out) == 3
+    assert held_out < learned
+    assert held_out == held_out_performers(learned, recipe)
+    assert held_out != held_out_performers(learned, dataclasses.replace(recipe, seed=1))
+    assert held_out_performers(learned, RECIPE) == set()
+    with pytest.raises(UsageError, match="1 performers are too few"):
+        held_out_performers({"p0"}, recipe)
