@@ -23,7 +23,7 @@ def cluster(request, tmp_path_factory) -> Iterator[Cluster]:
 def on_cluster(cluster, catalog, tiny_checkpoint, tmp_path_factory) -> Run:
     output: Path = tmp_path_factory.mktemp("out") / "labels"
     return label(output, f"--model={tiny_checkpoint}", "--precision=float32", "--embeddings",
-                 "--progress=none", *cluster.options, *catalog.inputs)  # fmt: skip
+                 "--features", "--progress=none", *cluster.options, *catalog.inputs)  # fmt: skip
 
 
 def test_rows_are_those_of_one_worker(on_cluster, one_worker) -> None:
