@@ -22,7 +22,7 @@ from transforms.enhance import ROWS, Enhance, enhanced_rows
 from transforms.enhance_file import NO_MODEL, EnhanceSettings, Method, Reconstruct
 from transforms.errors import UsageError
 from transforms.manifest import carried_schema, file_uri_path, is_local, is_manifest
-from transforms.models.checkpoint import SHIPPED, find_checkpoint, fingerprint_of
+from transforms.models.checkpoint import find_checkpoint, fingerprint_of, name_of
 from transforms.models.enhancer import load_enhancer
 from transforms.read import ReadFiles, check_inputs
 from transforms.results import ENHANCED, ENHANCED_AUDIO, RESULTS_KEY, Results
@@ -177,8 +177,7 @@ def _settings(config: EnhanceConfig) -> EnhanceSettings:
     front_end = load_enhancer(str(folder)).front_end  # says what is wrong with it
     return dataclasses.replace(
         settings,
-        # Other machines need not have the package at the same path.
-        model=folder.name if folder.parent == SHIPPED else str(folder),
+        model=name_of(folder),
         model_fingerprint=fingerprint_of(folder),
         front_end=front_end,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -47,7 +48,7 @@ class JobConfig(RunnerConfig, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(ABC):
     """A configuration with everything looked up that the graph needs."""
 
     config: JobConfig
@@ -71,20 +72,20 @@ class Job:
         return f"{self.journal}/books.json"
 
     @property
+    @abstractmethod
     def computing(self) -> dict[str, Any]:
         """What the model computes on and how, for the run's record; ``device`` at least."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def recorded(self) -> dict[str, Any]:
         """What else the run's record says of this kind of job."""
-        raise NotImplementedError
 
     @property
     def shared_model(self) -> dict[str, Any] | None:
         """Arguments of transforms.models.loading.load_model, for workers that share its weights."""
         return None
 
+    @abstractmethod
     def build(self, pipeline: beam.Pipeline) -> None:
         """Add the job's graph to a pipeline."""
-        raise NotImplementedError
