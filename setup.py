@@ -54,8 +54,11 @@ BENCH = [
     "matplotlib>=3.9,<4",  # the chart
 ]
 
+KAFKA = ["confluent-kafka>=2.6,<3"]  # writes topics, and reads them where no Java does
+
 DEV = [
     *TRAIN,
+    *KAFKA,
     "pytest>=8.4,<10",
     "hypothesis>=6.100,<7",
     "ruff>=0.17,<0.18",  # a new minor version brings new rules
@@ -77,6 +80,7 @@ EXTRAS = {
     "azure": ["apache-beam[azure]>=2.77,<2.78"],  # azfs://
     "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # gs://, and the Dataflow runner
     "hadoop": ["apache-beam[hadoop]>=2.77,<2.78"],  # hdfs://
+    "kafka": KAFKA,  # live streams from and to Kafka
     "train": TRAIN,
     "serve": [],  # nothing is served yet: filled by the program that does
     "bench": BENCH,
@@ -101,6 +105,7 @@ setup(
         "console_scripts": [  # what Beam starts by a path
             "catalog-labels-worker = pipeline.boot:main",
             "catalog-labels-java = pipeline.java:main",
+            "catalog-labels-java-worker = pipeline.java_worker:main",
         ]
     },
 )

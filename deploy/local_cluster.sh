@@ -19,23 +19,23 @@ PRISM_PORT=${PRISM_PORT:-8073}
 usage() {
   cat <<'TEXT'
 Usage:
-  deploy/local_cluster.sh flink|spark|prism up      download what is missing, and start
-  deploy/local_cluster.sh flink|spark|prism down    stop
-  deploy/local_cluster.sh flink|spark|prism status  0 if it answers, and what it has; else 1
-  deploy/local_cluster.sh flink|spark|prism fetch   download only
-  deploy/local_cluster.sh flink|spark jar           of that only Beam's job server, for an image
+  deploy/local_cluster.sh flink|spark|prism|kafka up      download what is missing, and start
+  deploy/local_cluster.sh flink|spark|prism|kafka down    stop
+  deploy/local_cluster.sh flink|spark|prism|kafka status  0 if it answers, and what it has; else 1
+  deploy/local_cluster.sh flink|spark|prism|kafka fetch   download only
+  deploy/local_cluster.sh flink|spark jar                 of that only Beam's job server, for an image
 
-up prints the options with which pipeline.main labels on the cluster. All downloads are pinned by
-version and checksum (in deploy/requirements, deploy/job_servers and deploy/prism) and kept. Flink and
-Spark listen on 127.0.0.1 alone; Prism, whose program has no option for it, on all interfaces: whoever
-reaches its port can start programs here.
+up prints the options with which pipeline.main labels on the cluster, of Kafka the address of the
+broker. All downloads are pinned by version and checksum (in deploy/requirements, job_servers, prism and
+kafka) and kept. All but Prism listen on 127.0.0.1 alone; Prism, whose program has no option for it, on
+all interfaces: whoever reaches its port can start programs here.
 
 Environment:
   WORKERS               Flink TaskManagers or Spark workers, one core each (default: 2)
   CATALOG_LABELS_CACHE  where downloads go (default: ~/.cache/catalog-labels)
   CLUSTER_STATE         where logs and process ids go (default: clusters, there)
   FLINK_REST_PORT (8081), FLINK_RPC_PORT (6123), SPARK_PORT (7077), SPARK_UI_PORT (8082),
-  PRISM_PORT (8073)
+  PRISM_PORT (8073), KAFKA_PORT (9092), KAFKA_CONTROLLER_PORT (9093)
 TEXT
 }
 
@@ -72,22 +72,28 @@ fetch_from_pypi() { # NAME [PIP OPTIONS...]: what deploy/requirements/NAME.txt p
   cp -- "$pins" "$folder/.fetched-$name"
 }
 
-build_job_server() { # NAME KIND: Beam's job server in one jar, by Maven's own client
-  local name=$1 jar=$JARS/$2-job-server.jar pom=$HERE/job_servers/$1 new=$CACHE/.building-$1
-  if [[ -f $jar && $jar -nt $pom/pom.xml && $jar -nt $pom/jars.sha256 ]]; then return; fi
+fetch_from_maven() { # FOLDER NEW: NEW/jars by Maven's own client, as FOLDER pins them
+  local pins=$1 new=$2
   need mvn 'install Maven (Debian, Ubuntu: apt-get install maven)'
-  say "building the job server for $name from Maven Central, once"
   rm -rf -- "$new"
-  mkdir -p -- "$JARS" "$new"
-  cp -- "$pom/pom.xml" "$new"
+  mkdir -p -- "$new"
+  cp -- "$pins/pom.xml" "$new"
   (
     cd "$new"
     mvn --quiet --batch-mode -Dstyle.color=never \
       org.apache.maven.plugins:maven-dependency-plugin:2.8:copy-dependencies -DoutputDirectory=jars
-    (cd jars && sha256sum --check --quiet --strict "$pom/jars.sha256") ||
-      die "Maven brought other jars than deploy/job_servers/$name/jars.sha256 names"
-    mvn --quiet --batch-mode -Dstyle.color=never package
+    (cd jars && sha256sum --check --quiet --strict "$pins/jars.sha256") ||
+      die "Maven brought other jars than ${pins#"$ROOT/"}/jars.sha256 names"
   ) >&2 # stdout is for the options of pipeline.main alone
+}
+
+build_job_server() { # NAME KIND: Beam's job server in one jar
+  local name=$1 jar=$JARS/$2-job-server.jar pom=$HERE/job_servers/$1 new=$CACHE/.building-$1
+  if [[ -f $jar && $jar -nt $pom/pom.xml && $jar -nt $pom/jars.sha256 ]]; then return; fi
+  say "building the job server for $name from Maven Central, once"
+  fetch_from_maven "$pom" "$new"
+  (cd "$new" && mvn --quiet --batch-mode -Dstyle.color=never package >&2)
+  mkdir -p -- "$JARS"
   mv -- "$new/target/$name-job-server-1.jar" "$jar"
   rm -rf -- "$new"
 }
@@ -104,6 +110,8 @@ PYTHON
 }
 
 answers() { get "$1" >/dev/null 2>&1; } # URL
+
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; } # PORT
 
 has_workers() { # URL KEY: whether as many are there as were started
   get "$1" | python -c 'import json, sys; sys.exit(json.load(sys.stdin)[sys.argv[1]] < int(sys.argv[2]))' "$2" "$WORKERS"
@@ -185,7 +193,9 @@ taskmanager.host: 127.0.0.1
 # Twice what is used: if one dies, the others have room for its work.
 taskmanager.numberOfTaskSlots: 2
 cluster.evenly-spread-out-slots: true
-taskmanager.memory.process.size: 1280m
+taskmanager.memory.process.size: 1536m
+# Sorts take this; the rest is heap, on which streams keep their state.
+taskmanager.memory.managed.size: 256m
 taskmanager.memory.network.min: 192m
 rest.address: 127.0.0.1
 rest.bind-address: 127.0.0.1
@@ -199,6 +209,10 @@ restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 5
 restart-strategy.fixed-delay.delay: 2 s
 io.tmp.dirs: $STATE/flink-tmp
+# What streams keep: on the heap, and where every TaskManager finds it again.
+state.backend.type: hashmap
+state.checkpoints.dir: file://$STATE/flink-checkpoints
+execution.buffer-timeout.interval: 10 ms
 YAML
 }
 
@@ -284,13 +298,19 @@ prism_up() {
 prism_down() { stop prism; }
 
 prism_status() {
-  (exec 3<>"/dev/tcp/127.0.0.1/$PRISM_PORT") 2>/dev/null || { echo 'Prism is down' >&2; return 1; }
+  listens "$PRISM_PORT" || { echo 'Prism is down' >&2; return 1; }
   echo "Prism $BEAM_VERSION listens on 127.0.0.1:$PRISM_PORT"
 }
 
+# --- Kafka: a broker
+
+# shellcheck source=/dev/null
+source "$HERE/kafka/broker.bash"
+
 case ${1:-}:${2:-} in
   flink:up | flink:down | flink:status | flink:fetch | spark:up | spark:down | spark:status | spark:fetch | \
-    flink:jar | spark:jar | prism:up | prism:down | prism:status | prism:fetch) "$1_$2" ;;
+    flink:jar | spark:jar | prism:up | prism:down | prism:status | prism:fetch | \
+    kafka:up | kafka:down | kafka:status | kafka:fetch) "$1_$2" ;;
   --help: | -h:) usage ;;
   *) usage >&2; exit 2 ;;
 esac

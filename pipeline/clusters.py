@@ -22,9 +22,11 @@ from urllib.parse import urlsplit
 import apache_beam
 
 from pipeline.flink import ask
+from pipeline.flink_streams import FlinkStreamOptions as FlinkStreamOptions  # declares them
 from transforms.errors import UsageError
 
 WORKER, JAVA = "catalog-labels-worker", "catalog-labels-java"
+JAVA_WORKER = "catalog-labels-java-worker"
 _ANSWER_SECONDS = 5.0
 # SDK workers without work, from one stage to the next. Less than the pause in front of Flink's next
 # try: until it is over, a worker that died is kept, too, and the try fails on it.
@@ -147,11 +149,20 @@ def _environment(given: argparse.Namespace) -> list[str]:
     """Workers as processes, unless the caller has chosen: containers or a pool, say."""
     if given.environment_type is not None:
         return []
-    command = json.dumps({"command": _installed(WORKER, "or choose workers by --environment_type")})
+    command = json.dumps(
+        {"command": installed_program(WORKER, "or choose workers by --environment_type")}
+    )
     return ["--environment_type=PROCESS", f"--environment_config={command}"]
 
 
-def _installed(name: str, otherwise: str) -> str:
+def installed_program(name: str, otherwise: str) -> str:
+    """The path of a program of ours, which stands beside the interpreter.
+
+    Raises
+    ------
+    UsageError
+        If it is not there.
+    """
     program = Path(sys.prefix) / "bin" / name
     if not program.is_file():
         raise UsageError(
@@ -171,7 +182,7 @@ def _in_java(given: argparse.Namespace, kind: str, option: str) -> list[str]:
         )
     found = list(_JVM)
     if given.job_server_java_launcher is None:
-        java = _installed(JAVA, "or give --job_server_java_launcher=java")
+        java = installed_program(JAVA, "or give --job_server_java_launcher=java")
         found.append(f"--job_server_java_launcher={java}")
     cached = cache_folder() / "jars" / f"{kind}-job-server.jar"
     if getattr(given, f"{option}_job_server_jar") is None and cached.is_file():

@@ -25,6 +25,8 @@ _RAISED = re.compile(
     r"^((?:\w+\.)*\w+(?:Error|Exception)): (.*?)(?: \[while running .*)?$", re.MULTILINE
 )
 _OWN = re.compile(r"^transforms\.errors\.(\w+)$")
+# Beam stops its own job server when its waiting is interrupted; then the channel to it is closed.
+_NO_SERVER = (grpc.RpcError, ValueError)
 _LOST = "the same call goes on from what is finished, once no job of it is left on the cluster"
 
 
@@ -50,30 +52,51 @@ def run_graph(job: Job) -> Any:
     progress = Progress(
         lambda: count_rows(job.journal), style=job.config.progress, doing=job.results.doing
     )
-    for handler in logging.root.handlers:
-        handler.addFilter(_is_news)
+    tell_own_errors_once()
     with progress, Interrupts():
         if job.config.workers > 1 and job.config.runner == "DirectRunner" and job.shared_model:
             fork_server().load(**job.shared_model)
         pipeline = beam.Pipeline(runner=make_runner(job.config, options), options=options)
         job.build(pipeline)
-        try:
-            result = _start(pipeline, job.config.runner)
-            with contextlib.closing(_Cancelling(result, options, run_id)):
-                state = result.wait_until_finish()
-        except RuntimeError as error:
-            raise _told(error, job.config.runner) or error from None
-        except grpc.RpcError as error:
-            details = error.details() if isinstance(error, grpc.Call) else str(error)
-            raise ClusterError(
-                f"--runner={job.config.runner}: lost the connection to the job: {details}; {_LOST}"
-            ) from error
-        except CatalogError as error:  # of a stage in this process
-            message, _, _ = str(error).partition(" [while running ")
-            raise _again(type(error), message) from error
+        return run_to_end(pipeline, job.config.runner, options, run_id)
+
+
+def run_to_end(pipeline: beam.Pipeline, runner: str, options: PipelineOptions, run_id: str) -> Any:
+    """Run a graph that is built; its result and its errors are those of :func:`run_graph`.
+
+    Parameters
+    ----------
+    pipeline : beam.Pipeline
+    runner : str
+        Its name, for messages.
+    options : PipelineOptions
+        Of the pipeline.
+    run_id : str
+        By which a cluster's job is found that is to be cancelled.
+    """
+    try:
+        result = _start(pipeline, runner)
+        with contextlib.closing(_Cancelling(result, options, run_id)):
+            state = result.wait_until_finish()
+    except RuntimeError as error:
+        raise _told(error, runner) or error from None
+    except grpc.RpcError as error:
+        details = error.details() if isinstance(error, grpc.Call) else str(error)
+        raise ClusterError(
+            f"--runner={runner}: lost the connection to the job: {details}; {_LOST}"
+        ) from error
+    except CatalogError as error:  # of a stage in this process
+        message, _, _ = str(error).partition(" [while running ")
+        raise _again(type(error), message) from error
     if state != PipelineState.DONE:
-        raise ClusterError(f"--runner={job.config.runner}: the job ended as {state}; {_LOST}")
+        raise ClusterError(f"--runner={runner}: the job ended as {state}; {_LOST}")
     return result
+
+
+def tell_own_errors_once() -> None:
+    """Keep from the log what the program tells in one line at its end."""
+    for handler in logging.root.handlers:
+        handler.addFilter(_is_news)
 
 
 def _start(pipeline: beam.Pipeline, runner: str) -> Any:
@@ -129,6 +152,15 @@ class _Cancelling:
         self._run_id = run_id
 
     def close(self) -> None:
-        if not PipelineState.is_terminal(self._result.state):
-            cancel_jobs(self._options, [self._run_id])
+        if self._is_over():
+            return
+        cancel_jobs(self._options, [self._run_id])
+        with contextlib.suppress(*_NO_SERVER):
             self._result.cancel()
+
+    def _is_over(self) -> bool:
+        try:
+            over: bool = PipelineState.is_terminal(self._result.state)
+        except _NO_SERVER:
+            return False
+        return over

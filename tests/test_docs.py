@@ -13,6 +13,7 @@ from transforms.audio.readers import DecodeWarning
 from transforms.errors import Reason
 from transforms.records import FailureRow, PredictionRow, WindowRow, schema_of
 from transforms.results import EnhancedRow
+from transforms.streaming.rows import LabelRow, StreamFailureRow
 
 ROOT = Path(__file__).parents[1]
 OUTPUT_MD = (ROOT / "docs" / "output.md").read_text()
@@ -124,6 +125,13 @@ def test_every_column_is_documented(row_class):
 def test_every_column_of_enhanced_tracks_is_documented():
     names = schema_of(EnhancedRow).names
     assert [name for name in names if not re.search(rf"\b{name}\b", ENHANCEMENT_MD)] == []
+
+
+@pytest.mark.parametrize("row_class", [LabelRow, StreamFailureRow])
+def test_every_column_of_streams_is_documented(row_class):
+    text = (ROOT / "docs" / "streaming.md").read_text()
+    names = schema_of(row_class).names
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_how_loud_the_removed_part_was(tmp_path):

@@ -40,6 +40,11 @@ class Reason(str, Enum):
     INVALID_SCORES = "invalid_scores"
     UNSUPPORTED_OUTPUT = "unsupported_output"
     INCOMPLETE = "incomplete"
+    MALFORMED_BLOCK = "malformed_block"
+    LATE_BLOCK = "late_block"
+    FORMAT_CHANGED = "format_changed"
+    FLOODED = "flooded"
+    SILENCE = "silence"
     INTERNAL_ERROR = "internal_error"
 
 

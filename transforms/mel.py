@@ -90,9 +90,13 @@ def mel_power(samples: FloatArray, front_end: FrontEnd) -> FloatArray:
     float32, shape (n_mels, 1 + samples // hop_length)
         Frames are centred; the edges are padded with zeros.
     """
+    return mel_power_within(np.pad(samples, front_end.n_fft // 2), front_end)
+
+
+def mel_power_within(samples: FloatArray, front_end: FrontEnd) -> FloatArray:
+    """The same of the frames that lie in ``samples`` wholly, n_fft of them at least; not padded."""
     n_fft = front_end.n_fft
-    padded = torch.from_numpy(np.pad(samples, n_fft // 2))
-    frames = padded.unfold(0, n_fft, front_end.hop_length)
+    frames = torch.from_numpy(samples).unfold(0, n_fft, front_end.hop_length)
     bands, window = _bands(front_end), torch.hann_window(n_fft)
     needed = max(bins.stop for _, bins, _ in bands)
     mel = np.empty((len(frames), front_end.n_mels), dtype=np.float32)
@@ -224,8 +228,12 @@ def decibels_to_image(decibels: FloatArray, front_end: FrontEnd) -> FloatArray:
     -------
     float32, shape (image_height, image_width)
     """
-    image = resize(decibels, front_end.image_height, front_end.image_width)
-    return image * np.float32(2.0 / front_end.top_db) + np.float32(1.0)
+    return to_pixels(resize(decibels, front_end.image_height, front_end.image_width), front_end)
+
+
+def to_pixels(decibels: FloatArray, front_end: FrontEnd) -> FloatArray:
+    """Decibels of any shape as values of an image: -top_db is -1, and 0 is 1."""
+    return decibels * np.float32(2.0 / front_end.top_db) + np.float32(1.0)
 
 
 class _MelDoFn(beam.DoFn):  # type: ignore[misc]

@@ -119,7 +119,8 @@ def prepare(
         mono = to_mono(window.samples, front_end.channel_rule)
     offset, length = target_slice(window, front_end)
     with timed("resample"):
-        samples = fit_length(resample(mono, window.sample_rate_hz, rate_hz)[offset:], length)
+        resampled = resample(mono, window.sample_rate_hz, rate_hz, front_end.resampler)
+        samples = fit_length(resampled[offset:], length)
     with timed("clean"):
         samples, silent = _cleaned(samples, front_end, enhancer)
     content_s = 0.0 if silent else len(samples) / rate_hz

@@ -52,6 +52,11 @@ class Grid:
         return self.frame_rate_hz // math.gcd(self.frame_rate_hz, self.target_rate_hz)
 
     @property
+    def target_step(self) -> int:
+        """Target samples between two of these."""
+        return self.target_rate_hz // math.gcd(self.frame_rate_hz, self.target_rate_hz)
+
+    @property
     def margin_frames(self) -> int:
         """Frames that the resampler needs on either side of a window."""
         lower_hz = min(self.frame_rate_hz, self.target_rate_hz)

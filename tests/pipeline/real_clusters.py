@@ -19,8 +19,14 @@ import pytest
 from tests.catalog import ROOT
 
 SCRIPT = ROOT / "deploy" / "local_cluster.sh"
-NEEDED = {"flink": ("java", "mvn"), "spark": ("java", "mvn"), "prism": ("go",)}
-PORTS = ("FLINK_REST_PORT", "FLINK_RPC_PORT", "SPARK_PORT", "SPARK_UI_PORT", "PRISM_PORT")
+NEEDED = {
+    "flink": ("java", "mvn"),
+    "spark": ("java", "mvn"),
+    "prism": ("go",),
+    "kafka": ("java", "mvn"),
+}
+PORTS = ("FLINK_REST_PORT", "FLINK_RPC_PORT", "SPARK_PORT", "SPARK_UI_PORT", "PRISM_PORT",
+         "KAFKA_PORT", "KAFKA_CONTROLLER_PORT")  # fmt: skip
 START_SECONDS = 900  # downloads included
 
 
@@ -31,7 +37,7 @@ class Cluster:
     Attributes
     ----------
     options : list of str
-        For pipeline.main.
+        For pipeline.main; of Kafka the broker's address.
     state : Path
         Folder of its logs, and of the process ids: flink-taskmanager-1.pid, ...
     ports : dict

@@ -152,4 +152,5 @@ def test_reasons_are_pinned():
         "unsupported_codec", "corrupt", "too_short", "timeout", "out_of_memory", "decoder_crash",
         "invalid_samples", "invalid_image",
         "invalid_scores", "unsupported_output", "incomplete", "internal_error",
+        "malformed_block", "late_block", "format_changed", "flooded", "silence",
     }  # fmt: skip

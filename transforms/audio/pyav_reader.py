@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -38,7 +38,7 @@ _MARKLESS = frozenset(
 )
 
 
-class _Unnamed:
+class Unnamed:
     """Bytes ``start`` to ``end`` of a file, nameless: an extension would sway ffmpeg's probing."""
 
     def __init__(self, file: io.RawIOBase, start: int, end: int) -> None:
@@ -84,9 +84,9 @@ class PyAVReader:
         size = os.fstat(file.fileno()).st_size
         spans = list(zip(links, (*links[1:], size), strict=True))
         self.warnings: set[DecodeWarning] = set()
-        self._container = _open_av(_Unnamed(file, *spans[0]))
+        self._container = open_av(Unnamed(file, *spans[0]))
         try:
-            self._stream, self._context = _audio_stream(self._container)
+            self._stream, self._context = audio_stream(self._container)
             self._frames = self._all_decoded(file, spans[1:])
             self._first = next(self._frames, None)
             if self._first is None:
@@ -127,45 +127,21 @@ class PyAVReader:
         yield from self._decoded(self._container, self._stream, self._context)
         for span in later:
             try:
-                container = _open_av(_Unnamed(file, *span))
+                container = open_av(Unnamed(file, *span))
             except StageError:
                 self.warnings.add(DecodeWarning.CORRUPT_FRAMES)
                 continue
             with container:
                 try:
-                    stream, context = _audio_stream(container)
+                    stream, context = audio_stream(container)
                 except StageError:
                     continue
                 yield from self._decoded(container, stream, context)
 
     def _decoded(self, container: Any, stream: Any, context: Any) -> Iterator[av.AudioFrame]:
-        for packet in self._packets(container, stream):
-            try:
-                frames = context.decode(packet)
-            except av.EOFError:
-                return
-            except av.FFmpegError:
-                self.warnings.add(DecodeWarning.CORRUPT_FRAMES)
-                continue
-            yield from (frame for frame in frames if frame.samples and frame.sample_rate)
-
-    def _packets(self, container: Any, stream: Any) -> Iterator[Any]:
-        """Demux behind errors too; the last packet is empty, or None: it flushes the decoder."""
-        packets, failed = container.demux(stream), 0
-        while failed < _MOST_ERRORS:
-            try:
-                packet = next(packets)
-            except (StopIteration, av.EOFError):
-                return
-            except (av.FFmpegError, IndexError) as error:
-                if isinstance(error, av.FFmpegError):  # else another stream began, unknown to PyAV
-                    self.warnings.add(DecodeWarning.CORRUPT_FRAMES)
-                failed += 1
-                packets = container.demux(stream)  # one that failed has ended its iterator
-                continue
-            failed = 0
-            yield packet
-        yield None
+        return decoded_frames(
+            container, stream, context, lambda: self.warnings.add(DecodeWarning.CORRUPT_FRAMES)
+        )
 
     def _conformed(self) -> Iterator[FloatArray]:
         """Frames as (frames, channels) of one rate and layout."""
@@ -216,9 +192,18 @@ class PyAVReader:
         self._container.close()
 
 
-def _open_av(file: _Unnamed) -> Any:
+def open_av(file: Any, **options: str) -> Any:
+    """Open an object with ``read``, and with ``seek`` and ``tell`` where it can; no other file.
+
+    Raises
+    ------
+    StageError
+        With the reason not_audio.
+    """
     try:
-        container = av.open(file, mode="r", metadata_errors="replace", options=_OPTIONS)
+        container = av.open(
+            file, mode="r", metadata_errors="replace", options={**options, **_OPTIONS}
+        )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise StageError(Reason.NOT_AUDIO, f"PyAV: {error_text(error)}") from error
     if container.format.name in _MARKLESS:
@@ -227,7 +212,7 @@ def _open_av(file: _Unnamed) -> Any:
     return container
 
 
-def _audio_stream(container: Any) -> tuple[Any, Any]:
+def audio_stream(container: Any) -> tuple[Any, Any]:
     """Find the best audio stream and its decoder, of a container that may hold pictures as well."""
     kinds = sorted({stream.type for stream in container.streams})
     if not container.streams.audio:
@@ -241,6 +226,40 @@ def _audio_stream(container: Any) -> tuple[Any, Any]:
         )
     context.thread_count = 1  # workers are the parallelism here
     return stream, context
+
+
+def decoded_frames(
+    container: Any, stream: Any, context: Any, damaged: Callable[[], object]
+) -> Iterator[av.AudioFrame]:
+    """Decode a stream behind damage too; ``damaged`` is called for each piece that is skipped."""
+    for packet in _packets(container, stream, damaged):
+        try:
+            frames = context.decode(packet)
+        except av.EOFError:
+            return
+        except av.FFmpegError:
+            damaged()
+            continue
+        yield from (frame for frame in frames if frame.samples and frame.sample_rate)
+
+
+def _packets(container: Any, stream: Any, damaged: Callable[[], object]) -> Iterator[Any]:
+    """Demux behind errors too; the last packet is empty, or None: it flushes the decoder."""
+    packets, failed = container.demux(stream), 0
+    while failed < _MOST_ERRORS:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.EOFError):
+            return
+        except (av.FFmpegError, IndexError) as error:
+            if isinstance(error, av.FFmpegError):  # else another stream began, unknown to PyAV
+                damaged()
+            failed += 1
+            packets = container.demux(stream)  # one that failed has ended its iterator
+            continue
+        failed = 0
+        yield packet
+    yield None
 
 
 def _layout_name(channels: int) -> str:

@@ -26,9 +26,10 @@ MAX_IMAGE_SECONDS = 1_800.0  # of one window, which is held in memory
 ChannelRule = Literal["mean", "first"]
 DENOISE_METHODS = ("none", "spectral_gate")
 Reference = Literal["peak", "full_scale"]
+Resampler = Literal["HQ", "VHQ"]
 
 _ENHANCER = re.compile(r"model:[0-9a-f]{16}")
-_ADDED_LATER = ("reference",)
+_ADDED_LATER = ("reference", "resampler")
 """Left out of a fingerprint where they have their default: rows of earlier runs stay known."""
 
 
@@ -61,6 +62,7 @@ class FrontEnd:
     normalize_peak: bool = False  # scale the window's peak to 1.0
     max_seconds: float = 86_400.0  # of a track at most; decoding stops there
     reference: Reference = "peak"  # of the decibels: the window's peak, or a power of 1
+    resampler: Resampler = "HQ"  # soxr's quality; VHQ computes in float64
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -93,6 +95,8 @@ class FrontEnd:
             raise FrontEndError(f"front end: unknown denoise {self.denoise!r}")
         if self.reference not in get_args(Reference):
             raise FrontEndError(f"front end: unknown reference {self.reference!r}")
+        if self.resampler not in get_args(Resampler):
+            raise FrontEndError(f"front end: unknown resampler {self.resampler!r}")
         if self.trim_silence_db is not None and not self.trim_silence_db > 0:
             raise FrontEndError("front end: trim_silence_db must be positive or null")
 
@@ -229,6 +233,7 @@ PRESETS: dict[str, FrontEnd] = {
         hop_seconds=5.0,
         remove_dc=False,
         reference="full_scale",
+        resampler="VHQ",
     ),
     "speech_frames": FrontEnd(
         sample_rate_hz=8_000,
@@ -244,6 +249,7 @@ PRESETS: dict[str, FrontEnd] = {
         hop_seconds=2.0,
         remove_dc=False,
         reference="full_scale",
+        resampler="VHQ",
     ),
 }
 

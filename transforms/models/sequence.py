@@ -153,11 +153,15 @@ class SequenceModel:
     ----------
     network : transforms.models.sequence_network.SequenceNetwork
         Of float32 or float64; used as it is, in evaluation mode.
+    half_life_frames : float, optional
+        Of recognition: frames after which what was heard counts half. None: all counts alike.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, half_life_frames: float | None = None) -> None:
         self.settings: SequenceSettings = network.settings
         self._network = network.eval()
+        if half_life_frames is not None:
+            network.head.kept = 0.5 ** (1 / half_life_frames)
         self._type = np.dtype(str(network.input_mean.dtype).removeprefix("torch."))
 
     def initial_state(self, batch: int = 1) -> State:

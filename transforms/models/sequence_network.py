@@ -17,6 +17,7 @@ from transforms.models.sequence import SequenceSettings
 State: TypeAlias = dict[str, torch.Tensor]
 
 _FAR = 1e6  # under anything that is heard
+_FRAMES_AT_ONCE = 64  # of a running sum that forgets
 
 
 class SequenceNetwork(nn.Module):
@@ -184,7 +185,8 @@ class _Recognition(nn.Module):
     """A running label: the classifier on the weighted mean of all hidden vectors so far.
 
     Each frame states its own weight (a gate), so that silence need not count. The sums are kept
-    in float64: whatever the cut, they are the same sums.
+    in float64: whatever the cut, they are the same sums. For streams without end what was heard
+    may be forgotten: ``kept`` is the part of the sums that one frame leaves to the next.
     """
 
     def __init__(self, settings: SequenceSettings) -> None:
@@ -192,6 +194,7 @@ class _Recognition(nn.Module):
         self.gate = nn.Linear(settings.hidden_size, 1)
         self.classifier = nn.Linear(settings.hidden_size, settings.outputs)
         self._size = settings.hidden_size
+        self.kept = 1.0
 
     def initial_state(self, batch: int, like: torch.Tensor) -> State:
         zeros = like.new_zeros(batch, self._size + 1, dtype=torch.float64)
@@ -200,10 +203,38 @@ class _Recognition(nn.Module):
     def forward(self, hidden: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         weight = torch.sigmoid(self.gate(hidden)).double() + 1e-6  # never a division by zero
         weighted = torch.cat([weight * hidden.double(), weight], dim=2)
-        evidence = state["evidence"][:, None] + weighted.cumsum(dim=1)
+        evidence = running_sums(weighted, state["evidence"], self.kept)
         pooled = evidence[..., :-1] / evidence[..., -1:]
         logits = F.linear(pooled, self.classifier.weight.double(), self.classifier.bias.double())
         return F.log_softmax(logits, dim=-1), {"evidence": evidence[:, -1]}
+
+
+def running_sums(values: torch.Tensor, before: torch.Tensor, kept: float) -> torch.Tensor:
+    """Sums in which each step leaves the part ``kept`` of what was there.
+
+    Parameters
+    ----------
+    values : float64, (batch, frames, n)
+    before : float64, (batch, n)
+        The sums before the first frame.
+    kept : float
+        In (0, 1].
+
+    Returns
+    -------
+    float64, (batch, frames, n)
+        ``sums[t] = kept * sums[t - 1] + values[t]``.
+    """
+    if kept == 1.0:
+        return before[:, None] + values.cumsum(dim=1)
+    parts = []
+    for part in torch.split(values, _FRAMES_AT_ONCE, dim=1):
+        steps = torch.arange(part.shape[1], dtype=torch.float64)
+        ages = steps[:, None] - steps
+        weights = torch.where(ages >= 0, kept ** ages.clamp_min(0), 0.0)
+        parts.append(weights @ part + (kept ** (steps + 1))[:, None] * before[:, None])
+        before = parts[-1][:, -1]
+    return torch.cat(parts, dim=1)
 
 
 class _Enhancement(nn.Module):

@@ -39,6 +39,7 @@ OTHER = {
     "normalize_peak": True,
     "max_seconds": 60.0,
     "reference": "full_scale",
+    "resampler": "VHQ",
 }
 
 
@@ -90,6 +91,7 @@ def test_a_file_from_before_a_setting_was_added_loads(tmp_path):
     path = tmp_path / FRONT_END_FILE
     content = json.loads(path.read_text())
     assert content.pop("reference") == "peak"
+    assert content.pop("resampler") == "HQ"
     path.write_text(json.dumps(content))
     assert load_front_end(tmp_path) == CCMUSIC
 
@@ -214,6 +216,7 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path, name, value):
         ("denoise", "model:0123456789abcdef0"),
         ("denoise", "model:../../enhancer00"),
         ("reference", "noise"),
+        ("resampler", "MQ"),
         ("trim_silence_db", 0.0),
         ("trim_silence_db", -60.0),
         ("trim_silence_db", math.nan),
