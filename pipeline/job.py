@@ -8,12 +8,13 @@ import logging
 import secrets
 import sys
 import time
-from typing import Any, cast
+from typing import Any
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline import __version__, run_record
+from pipeline.arithmetic import model_fingerprint, resolve_arithmetic
 from pipeline.execution import run_graph
 from pipeline.flink import cancel_jobs
 from pipeline.graph import LabelJob
@@ -30,17 +31,11 @@ from transforms.denoise import find_denoiser
 from transforms.errors import StorageError, UsageError
 from transforms.journal import commit_count
 from transforms.manifest import carried_schema, file_uri_path, is_local, is_manifest
-from transforms.models.checkpoint import SEQUENCE, Checkpoint, load_checkpoint
-from transforms.models.vit import (
-    Device,
-    Precision,
-    gpu_bytes,
-    resolve_device,
-    resolve_precision,
-)
+from transforms.models.checkpoint import load_checkpoint
+from transforms.models.vit import gpu_bytes
 from transforms.read import check_inputs
-from transforms.rollup import Provenance
 from transforms.storage.lock import locked
+from transforms.track_rows import Provenance
 
 
 def prepare(config: LabelConfig) -> LabelJob:
@@ -62,7 +57,10 @@ def prepare(config: LabelConfig) -> LabelJob:
     checkpoint = load_checkpoint(
         config.model, front_end_preset=config.front_end_preset, front_end_changes=changes
     )
-    device, precision = _resolve_arithmetic(config, checkpoint.model_type)
+    here = config.runner == "DirectRunner"
+    device, precision = resolve_arithmetic(
+        checkpoint, config.device, config.precision, on_this_machine=here
+    )
     check_inputs(config.inputs)
     carried = carried_schema([path for path in config.inputs if is_manifest(path)])
     check_writable(config.output)
@@ -73,7 +71,7 @@ def prepare(config: LabelConfig) -> LabelJob:
         provenance=Provenance(
             run_id=new_run_id(),
             pipeline_version=__version__,
-            model_fingerprint=_model_fingerprint(checkpoint, precision),
+            model_fingerprint=model_fingerprint(checkpoint, precision),
             front_end_fingerprint=checkpoint.front_end.fingerprint(),
         ),
         device=device,
@@ -89,35 +87,6 @@ def new_run_id() -> str:
     """The time, UTC, and what tells two starts in one second apart."""
     now = dt.datetime.now(dt.timezone.utc)
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-
-
-def _resolve_arithmetic(config: LabelConfig, model_type: str) -> tuple[Device, Precision]:
-    """Device and number type for all workers: a row must not depend on which one made it.
-
-    The machines of a cluster may differ from this one and from each other, so that "auto" is
-    float32 there, which all of them have.
-    """
-    if model_type == SEQUENCE:
-        for option, value, known in (
-            ("device", config.device, "cpu"),
-            ("precision", config.precision, "float32"),
-        ):
-            if value not in ("auto", known):
-                raise UsageError(
-                    f"--{option}={value}: --model={config.model} is a recogniser, which computes "
-                    f"on the CPU in float32; use --{option}={known}"
-                )
-        return "cpu", "float32"
-    asked = cast(Precision, config.precision)
-    if config.runner != "DirectRunner":
-        return cast(Device, config.device), "float32" if asked == "auto" else asked
-    device = cast(Device, resolve_device(cast(Device, config.device)))
-    return device, resolve_precision(asked, device)
-
-
-def _model_fingerprint(checkpoint: Checkpoint, precision: Precision) -> str:
-    """The checkpoint's, marked where scores are not those of float32."""
-    return checkpoint.fingerprint + ("" if precision == "float32" else f"-{precision}")
 
 
 def check_writable(output: str) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.profile import PARTS
 from transforms.audio.sandbox import DecoderLimits
 from transforms.results import LABELS, Results
-from transforms.rollup import Provenance
+from transforms.track_rows import Provenance
 
 
 class RunnerConfig(Protocol):

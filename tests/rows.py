@@ -24,11 +24,11 @@ from transforms.records import (
     journal_schema,
     schema_of,
 )
-from transforms.rollup import Provenance, failure_rows, track_rows
 from transforms.scores import LabelRule
 from transforms.storage.dataset import Target
 from transforms.storage.extras import with_extras
 from transforms.storage.publish import publish
+from transforms.track_rows import Provenance, failure_rows, track_rows
 
 LABELS = ("jazz", "pop", "rock")
 RULE = LabelRule(labels=LABELS, top_k=2)

@@ -22,9 +22,9 @@ from transforms.fetch import Fetched
 from transforms.models.vit import use_threads
 from transforms.records import LISTING_COLUMN, Track, row_dict
 from transforms.results import ENHANCED, EnhancedRow
-from transforms.rollup import Provenance
 from transforms.stage_metrics import FAILURES
 from transforms.storage.known import KnownRows
+from transforms.track_rows import Provenance
 
 ROWS = "rows"
 

@@ -236,6 +236,22 @@ def to_pixels(decibels: FloatArray, front_end: FrontEnd) -> FloatArray:
     return decibels * np.float32(2.0 / front_end.top_db) + np.float32(1.0)
 
 
+def convert(
+    window: PreparedWindow, front_end: FrontEnd, timed: Timed = untimed
+) -> LogMelWindow:
+    """All of MelSpectrogram for one window; ``timed`` as for :func:`to_image`."""
+    return LogMelWindow(
+        window.track,
+        window.window_index,
+        window.start_s,
+        window.end_s,
+        window.content_s,
+        to_image(window.samples, front_end, timed),
+        window.facts,
+        time.monotonic(),
+    )
+
+
 class _MelDoFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, front_end: FrontEnd) -> None:
         self._front_end = front_end
@@ -245,17 +261,7 @@ class _MelDoFn(beam.DoFn):  # type: ignore[misc]
         yield from self._meter.run(window.track, lambda: [self._convert(window)])
 
     def _convert(self, window: PreparedWindow) -> LogMelWindow:
-        image = to_image(window.samples, self._front_end, self._meter.timed)
-        return LogMelWindow(
-            window.track,
-            window.window_index,
-            window.start_s,
-            window.end_s,
-            window.content_s,
-            image,
-            window.facts,
-            time.monotonic(),
-        )
+        return convert(window, self._front_end, self._meter.timed)
 
 
 @dataclass

@@ -20,9 +20,9 @@ from transforms.records import (
     journal_schema,
     schema_of,
 )
-from transforms.rollup import Provenance, failure_rows
 from transforms.storage.dataset import Target
 from transforms.storage.publish import Outcome, publish
+from transforms.track_rows import Provenance, failure_rows
 
 
 class _PublishDoFn(beam.DoFn):  # type: ignore[misc]

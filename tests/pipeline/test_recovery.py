@@ -22,8 +22,8 @@ from transforms.records import (
     row_dict,
     schema_of,
 )
-from transforms.rollup import feature_fields
 from transforms.storage.slices import write_slice
+from transforms.track_rows import feature_fields
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc)
 R0, R1, R2, R3 = (f"20260101T00000{number}Z-00000{number}" for number in range(4))

@@ -25,11 +25,7 @@ from transforms.records import (
     journal_schema,
     schema_of,
 )
-from transforms.rollup import (
-    failure_rows,
-    small_parts,
-    track_rows,
-)
+from transforms.rollup import small_parts
 from transforms.scores import (
     LabelRule,
     choose_label,
@@ -37,6 +33,7 @@ from transforms.scores import (
     mean_scores,
     top_scores,
 )
+from transforms.track_rows import failure_rows, track_rows
 
 VECTORS = np.array([[1, 0], [0, 4]], np.float32)
 TWO = dataclasses.replace(FACTS, window_count=2)

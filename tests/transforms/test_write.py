@@ -31,8 +31,8 @@ from transforms.records import (
     journal_schema,
     schema_of,
 )
-from transforms.rollup import failure_rows
 from transforms.storage.dataset import Target
+from transforms.track_rows import failure_rows
 from transforms.write import WriteToParquet
 
 CARRIED = pa.schema([("mood", pa.string()), ("year", pa.int64()), ("day", pa.date32())])

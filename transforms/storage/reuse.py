@@ -25,9 +25,9 @@ from transforms.records import (
     schema_of,
 )
 from transforms.results import LABELS, Results
-from transforms.rollup import Provenance
 from transforms.storage.dataset import Target, list_dataset, read_batches
 from transforms.storage.extras import EXTRA_COLUMNS, EXTRAS, extras_of
+from transforms.track_rows import Provenance
 
 _OF_FILE = ("uri", "track_id", "size_bytes", "modified_at")  # not taken from the other row
 _BATCH_ROWS = 2_000
