@@ -81,8 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_files(parser.add_argument_group("input and output"))
-    _add_model(parser.add_argument_group("model"))
-    _add_front_end(
+    add_model(parser.add_argument_group("model"))
+    add_front_end(
         parser.add_argument_group(
             "front end (each changes the result's front_end_fingerprint; default: the checkpoint's)"
         )
@@ -99,6 +99,11 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         default="parquet",
         help="json: this run's rows in one JSON Lines file too (default: %(default)s)",
     )
+    add_features(group)
+
+
+def add_features(group: argparse._ArgumentGroup) -> None:
+    """Add whether a track's sound is told in numbers."""
     group.add_argument(
         "--features",
         action="store_true",
@@ -127,7 +132,8 @@ def add_inputs(group: argparse._ArgumentGroup, verb: str) -> None:
     )
 
 
-def _add_model(group: argparse._ArgumentGroup) -> None:
+def add_model(group: argparse._ArgumentGroup) -> None:
+    """Add which model labels, and what it computes with."""
     group.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -169,7 +175,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_front_end(group: argparse._ArgumentGroup) -> None:
+def add_front_end(group: argparse._ArgumentGroup) -> None:
+    """Add what may differ from the checkpoint's front end; see pipeline.options."""
     group.add_argument(
         "--windows",
         metavar="all|middle|N|whole",
@@ -223,6 +230,12 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="label everything, whatever earlier runs have labelled",
     )
+    add_min_seconds(group)
+    add_limits(group)
+
+
+def add_min_seconds(group: argparse._ArgumentGroup) -> None:
+    """Add what is too short to be labelled."""
     group.add_argument(
         "--min_seconds",
         type=positive(float),
@@ -230,7 +243,6 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="SECONDS",
         help="less sound than this is a failure, too_short (default: %(default)s)",
     )
-    add_limits(group)
 
 
 def add_runner(group: argparse._ArgumentGroup, result: str) -> None:
@@ -261,6 +273,12 @@ def add_runner(group: argparse._ArgumentGroup, result: str) -> None:
 
 def add_limits(group: argparse._ArgumentGroup) -> None:
     """Add what one file may cost, how many may fail, and what a person is told."""
+    add_decoder_limits(group)
+    _add_reports(group)
+
+
+def add_decoder_limits(group: argparse._ArgumentGroup) -> None:
+    """Add what the decoding of one file may cost."""
     group.add_argument(
         "--decode_timeout_seconds",
         type=positive(float),
@@ -276,6 +294,9 @@ def add_limits(group: argparse._ArgumentGroup) -> None:
         metavar="MIB",
         help="for the decoding of one file (default: %(default)s)",
     )
+
+
+def _add_reports(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max_failure_rate",
         type=_share,

@@ -53,7 +53,7 @@ def parse_options(argv: Sequence[str] | None = None) -> LabelConfig:
         format=options.format,
         model=options.model,
         front_end_preset=options.front_end,
-        front_end_changes=_front_end_changes(options),
+        front_end_changes=front_end_changes(options),
         precision=options.precision,
         device=options.device,
         batch_size=options.batch_size,
@@ -74,7 +74,8 @@ def parse_options(argv: Sequence[str] | None = None) -> LabelConfig:
     )
 
 
-def _front_end_changes(options: argparse.Namespace) -> dict[str, Any]:
+def front_end_changes(options: argparse.Namespace) -> dict[str, Any]:
+    """Fields of the front end that were given, of ``add_front_end``'s options."""
     names = ("windows", "window_seconds", "hop_seconds", "denoise", "trim_silence_db",
              "max_seconds", "normalize_peak", "remove_dc")  # fmt: skip
     given = {name: getattr(options, name) for name in names}

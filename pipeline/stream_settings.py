@@ -56,8 +56,8 @@ def half_life_of(config: StreamConfig, checkpoint: Checkpoint) -> float | None:
     return config.half_life_seconds or None
 
 
-def find_recogniser(model: str) -> Checkpoint:
-    """The checkpoint of a recogniser.
+def find_recogniser(model: str, option: str = "--model") -> Checkpoint:
+    """The checkpoint of a recogniser, which was given as ``option``.
 
     Raises
     ------
@@ -67,12 +67,12 @@ def find_recogniser(model: str) -> Checkpoint:
     checkpoint = load_checkpoint(model)
     if checkpoint.model_type != SEQUENCE:
         raise CheckpointError(
-            f"--model={model}: {checkpoint.model_type} looks at whole windows and cannot follow a "
+            f"{option}={model}: {checkpoint.model_type} looks at whole windows and cannot follow a "
             "stream; train a recogniser by python -m pipeline.train --task=recognise"
         )
     if checkpoint.front_end.needs_enhancer:
         raise FrontEndError(
-            f"--model={model}: its front end denoises by another model, which streams do not; "
+            f"{option}={model}: its front end denoises by another model, which streams do not; "
             "train it without"
         )
     return checkpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -77,6 +78,30 @@ def fetched(uri: str) -> Iterator[Fetched]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def copied(uri: str, path: Path, *, most_bytes: int) -> Fetched | None:
+    """Copy the bytes behind ``uri`` to a new local file, hashed; None if they are too many.
+
+    Parameters
+    ----------
+    uri, path
+        From where, to where. An incomplete copy is left for the caller to delete.
+    most_bytes : int
+        Reading stops there, whatever the storage says of the size.
+
+    Raises
+    ------
+    StageError
+        As :func:`fetched`.
+    """
+
+    def copy() -> tuple[str, int]:
+        return _copy(uri, path, most_bytes)
+
+    with _reasoned(uri):
+        digest, size = retried(uri, copy)
+    return None if size > most_bytes else Fetched(path, digest, size)
+
+
 def probe(uri: str, size_bytes: int) -> bytes:
     """Hash the beginning, the middle and the end of a file: equal files have equal probes.
 
@@ -113,17 +138,22 @@ def _hash_local(path: Path) -> tuple[str, int]:
         return _read(source, None)
 
 
-def _copy(uri: str, copy: Path) -> tuple[str, int]:
+def _copy(uri: str, copy: Path, most_bytes: float = math.inf) -> tuple[str, int]:
     # UNCOMPRESSED: the default would silently undo what a name like "take.wav.gz" suggests.
     source: BinaryIO = FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
     with contextlib.closing(source), copy.open("wb") as sink:
-        return _read(source, sink)
+        return _read(source, sink, most_bytes)
 
 
-def _read(source: BinaryIO, sink: BinaryIO | None) -> tuple[str, int]:
-    """SHA-256 and size of what ``source`` holds, copied to ``sink`` on the way."""
+def _read(
+    source: BinaryIO, sink: BinaryIO | None, most_bytes: float = math.inf
+) -> tuple[str, int]:
+    """SHA-256 and size of what ``source`` holds, copied to ``sink`` on the way.
+
+    It ends behind ``most_bytes``, whatever follows.
+    """
     digest, size = hashlib.sha256(), 0
-    while chunk := source.read(_CHUNK_BYTES):
+    while size <= most_bytes and (chunk := source.read(_CHUNK_BYTES)):
         digest.update(chunk)
         size += len(chunk)
         if sink is not None:

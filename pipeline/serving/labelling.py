@@ -1,0 +1,307 @@
+"""The service itself: from a file's bytes to its row, by workers, batches and the cache."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime as dt
+import json
+import logging
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.resources import available_cores
+from pipeline.serve_arguments import ServeConfig
+from pipeline.serving import pool, worker_entry
+from pipeline.serving.announced import Announced
+from pipeline.serving.answers import (
+    Enhanced,
+    Heard,
+    Labelled,
+    Limits,
+    Problem,
+    Progress,
+    RefusedError,
+    ServedModel,
+    Step,
+    Upload,
+    untold,
+)
+from pipeline.serving.batching import MicroBatcher
+from pipeline.serving.cache import CacheKey, ResultCache
+from pipeline.serving.flights import Flights, Told
+from pipeline.serving.metrics import Metrics
+from transforms.errors import StageError, UsageError
+from transforms.records import (
+    FloatArray,
+    LogMelWindow,
+    PredictionRow,
+    WindowPrediction,
+    WindowRow,
+    row_dict,
+)
+from transforms.scores import LabelRule
+from transforms.track_rows import prediction_fields, window_fields
+
+Out = TypeVar("Out")
+
+PLAYABLE = frozenset({"mp3", "pcm_s16", "pcm_s16le", "flac", "vorbis", "opus", "aac"})
+"""Codecs that every browser of today plays."""
+_QUEUED_BATCHES = 4  # of windows that wait for the model; then decoding waits
+_ATTEMPTS = 2  # of a batch whose process ended
+_LOGGER = logging.getLogger(__name__)
+
+
+class LabelService:
+    """The :class:`pipeline.serving.answers.Service` of a configuration.
+
+    Parameters
+    ----------
+    config : ServeConfig
+    cache : ResultCache
+    metrics : Metrics
+    """
+
+    def __init__(self, config: ServeConfig, cache: ResultCache, metrics: Metrics) -> None:
+        self._config, self._cache, self._metrics = config, cache, metrics
+        self._context = pool.start_fork_server()
+        self._announced: Future[Announced] = Future()
+        self._flights: Flights[Labelled] = Flights()
+        self._model = pool.Pool(1, self._start_model)
+        self._sound = pool.Pool(config.workers, self._start_sound)
+        self._listener = pool.Pool(1, self._start_sound)  # a live stream waits for no file
+        self._batching: asyncio.Task[None] | None = None
+        self.is_loaded = False
+
+    async def open(self) -> None:
+        """Start the workers and load the model.
+
+        Raises
+        ------
+        UsageError
+            If what was asked for cannot be done.
+        """
+        loading = asyncio.ensure_future(self._model.open())
+        announced = asyncio.wrap_future(self._announced)
+        await asyncio.wait([loading, announced], return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+        self._prepare(await announced)
+        await asyncio.gather(loading, self._sound.open(), self._listener.open())
+        self.is_loaded = True
+
+    def _prepare(self, announced: Announced) -> None:
+        config, model = self._config, announced.models[0]
+        self._rule = LabelRule(model.labels, model.unknown_threshold or 0.0, config.top_k)
+        self._key = CacheKey(
+            content_sha256="",
+            model_fingerprint=model.model_fingerprint,
+            front_end_fingerprint=announced.provenance.front_end_fingerprint,
+            version=announced.provenance.pipeline_version,
+            settings=json.dumps(
+                [config.min_seconds, config.top_k, config.features, config.embeddings,
+                 self._rule.unknown_threshold]
+            ),
+        )  # fmt: skip
+        self._batcher: MicroBatcher[LogMelWindow, WindowPrediction | StageError] = MicroBatcher(
+            self._predict,
+            max_batch=announced.batch_size,
+            max_wait_seconds=config.batch_wait_ms / 1e3,
+            max_waiting=_QUEUED_BATCHES * announced.batch_size,
+            told=self._metrics.batch_rows.observe,
+        )
+        self._batching = asyncio.ensure_future(self._batcher.run())
+
+    def _start_model(self) -> pool.Worker:
+        """Start the process with the model, and wait until it is loaded."""
+        worker = pool.Worker(
+            self._context, worker_entry.model_worker, self._config, available_cores()
+        )
+        for _ in ("announced", "loaded"):
+            kind, *content = worker.receive_now()
+            if kind == "wrong":
+                worker.end()
+                raise UsageError(content[0])
+            if kind == "announced" and not self._announced.done():
+                self._announced.set_result(content[0])
+        return worker
+
+    def _start_sound(self) -> pool.Worker:
+        prepared = self._announced.result().prepared
+        return pool.Worker(self._context, worker_entry.sound_worker, prepared)
+
+    @property
+    def models(self) -> Sequence[ServedModel]:
+        """The models that it has; the first one labels."""
+        return self._announced.result().models if self._announced.done() else ()
+
+    @property
+    def limits(self) -> Limits:
+        """What one request may cost."""
+        return self._config.limits
+
+    @property
+    def windows_waiting(self) -> int:
+        """Windows that are in no batch yet."""
+        return self._batcher.waiting if self.is_loaded else 0
+
+    @property
+    def restarts(self) -> int:
+        """Workers that were started anew."""
+        return sum(one.restarts for one in (self._model, self._sound, self._listener))
+
+    async def gpu_memory(self) -> tuple[int, int] | None:
+        """(free, total) bytes of the GPU; None on a CPU."""
+        if self.models[0].device != "cuda":
+            return None
+        memory: tuple[int, int] = await self._model.result("gpu_memory")
+        return memory
+
+    async def label(
+        self, upload: Upload, *, picture: bool = False, told: Told = untold
+    ) -> Labelled:
+        """See :class:`pipeline.serving.answers.Service`."""
+        key = dataclasses.replace(self._key, content_sha256=upload.sha256)
+        found = await asyncio.to_thread(self._cache.get, key)
+        if found is not None and (found.picture is not None or not picture):
+            self._metrics.files.labels("label", "cache").inc()
+            return self._told_of(found, upload)
+
+        async def work(tell: Told) -> Labelled:
+            labelled = await self._labelled(upload, picture, tell)
+            await asyncio.to_thread(self._cache.put, key, labelled)
+            return labelled
+
+        flight = self._flights.join((upload.sha256, picture), work, told)
+        labelled = await self._in_time(flight)
+        self._metrics.files.labels("label", "model").inc()
+        self._metrics.audio_seconds.inc(labelled.prediction["duration_s"])
+        return self._told_of(labelled, upload)
+
+    def _told_of(self, labelled: Labelled, upload: Upload) -> Labelled:
+        """A result with the columns that are this request's own, in the order of the row."""
+        provenance = self._announced.result().provenance
+        own = {
+            **labelled.prediction,
+            **row_dict(provenance),
+            "uri": upload.uri,
+            "track_id": None,
+            "modified_at": None,
+            "labelled_at": dt.datetime.now(dt.timezone.utc),
+        }
+        windows = [
+            row_dict(WindowRow(**{**window, "uri": upload.uri, "content_sha256": upload.sha256,
+                                  "run_id": provenance.run_id}))
+            for window in labelled.windows
+        ]  # fmt: skip
+        prediction = row_dict(PredictionRow(**own))
+        return dataclasses.replace(labelled, prediction=prediction, windows=windows)
+
+    async def _labelled(self, upload: Upload, picture: bool, tell: Told) -> Labelled:
+        """Decode, compute and roll up, all at once as far as it goes."""
+        tell(Progress(Step.WAITING))
+        waiting: list[asyncio.Future[WindowPrediction | StageError]] = []
+        png = None
+        job = self._sound.run("label", upload, picture, begun=lambda: tell(Progress(Step.DECODING)))
+        try:
+            async with aclosing(job) as parts:
+                async for part in parts:
+                    if not isinstance(part, list):
+                        png = part
+                        continue
+                    tell(Progress(Step.DECODING, part[-1].end_s))
+                    waiting += [await self._batcher.add(window) for window in part]
+            tell(Progress(Step.LABELLING))
+            predictions = [_checked(await future) for future in waiting]
+        except pool.LostError as error:
+            raise pool.lost(error) from error
+        finally:
+            for future in waiting:
+                future.cancel()
+        facts = predictions[-1].facts
+        assert facts is not None, "the last window carries the facts"
+        return Labelled(
+            prediction=prediction_fields(facts, predictions, self._rule),
+            windows=[window_fields(window, self._rule) for window in predictions],
+            picture=png,
+            from_cache=False,
+        )
+
+    async def _predict(
+        self, windows: Sequence[LogMelWindow]
+    ) -> Sequence[WindowPrediction | StageError]:
+        """Compute a batch; one whose process ended is tried again in another."""
+        for _ in range(_ATTEMPTS):
+            try:
+                async with aclosing(self._model.run("predict", windows)) as parts:
+                    computed: Sequence[WindowPrediction | StageError]
+                    (computed,) = [part async for part in parts]
+                    return computed
+            except pool.LostError:
+                _LOGGER.error("the process with the model ended; it is started anew")
+        raise RefusedError(Problem.INTERNAL, "the process with the model ended; try again")
+
+    async def enhance(self, upload: Upload) -> Enhanced:
+        """See :class:`pipeline.serving.answers.Service`."""
+        folder = upload.path.parent / f"{upload.path.name}-enhanced"
+        row = await self._in_time(self._sound.result("enhance", upload, folder))
+        self._metrics.files.labels("enhance", "model").inc()
+        return Enhanced(row, Path(row["output"]))
+
+    async def playable(self, upload: Upload, codec: str) -> Path:
+        """See :class:`pipeline.serving.answers.Service`."""
+        if codec in PLAYABLE:
+            return upload.path
+        output = upload.path.with_name(f"{upload.path.name}-copy.flac")
+        if not output.exists():
+            await self._in_time(self._sound.result("flac", upload, output))
+        return output
+
+    async def follow(
+        self, stream_id: str, samples: FloatArray, sample_rate_hz: int, state: bytes | None
+    ) -> Heard:
+        """See :class:`pipeline.serving.answers.Service`."""
+        heard = self._listener.result("follow", stream_id, samples, sample_rate_hz, state)
+        rows, after = await self._in_time(heard)
+        return Heard(rows, after)
+
+    async def fetch(self, uri: str, path: Path) -> Upload:
+        """Copy what an allowed uri names to a new file.
+
+        Raises
+        ------
+        StageError
+            With the reason not_found, permission_denied or unreadable.
+        RefusedError
+            If it is too large, or takes too long.
+        """
+        most_bytes = self.limits.upload_bytes
+        upload: Upload = await self._in_time(self._sound.result("fetch", uri, path, most_bytes))
+        return upload
+
+    async def _in_time(self, work: Awaitable[Out]) -> Out:
+        seconds = self.limits.request_seconds
+        try:
+            return await asyncio.wait_for(work, seconds)
+        except asyncio.TimeoutError as error:
+            raise RefusedError(
+                Problem.OUT_OF_TIME,
+                f"not done within {seconds:g} s, which is the limit here; try again when less is "
+                "in work, or label it by python -m pipeline.main",
+            ) from error
+
+    def close(self) -> None:
+        """End all workers, whatever they do."""
+        if self._batching is not None:
+            self._batching.cancel()
+        for one in (self._model, self._sound, self._listener):
+            one.close()
+
+
+def _checked(outcome: WindowPrediction | StageError) -> WindowPrediction:
+    if isinstance(outcome, StageError):
+        raise outcome
+    return outcome
