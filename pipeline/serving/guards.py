@@ -1,0 +1,247 @@
+"""What stands before the API and the page: plain ASGI middlewares, each a few lines.
+
+:func:`guarded` puts them around the whole application, outside even the framework's own handler
+of errors, so that every answer passes them. From the outside in:
+
+1. SecurityHeaders: on every answer, the guards' own included.
+2. AllowedHosts: a page elsewhere must not reach a server on this machine (DNS rebinding).
+3. ApiKey: who may ask at all; strangers take nothing of anybody's rate.
+4. RateLimit: how often one client may ask.
+5. BodyLimit: innermost, as it watches what the application reads.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Collection, Mapping, Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.serving.answers import Problem, RefusedError
+from pipeline.serving.problems import problem_response
+from pipeline.serving.rates import RateLimiter, client_of
+
+API = "/v1"
+_NEEDS_KEY = (API, "/metrics")
+_ANY_HOST = "/health/"  # a probe asks by the address of the container
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_BARE = "default-src 'none'; frame-ancestors 'none'"  # JSON needs nothing
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def guarded(
+    app: ASGIApp,
+    *,
+    content_security_policy: str,
+    body_bytes: Mapping[str, int],
+    hosts: Collection[str] | None = None,
+    api_key: str | None = None,
+    rate: RateLimiter | None = None,
+) -> ASGIApp:
+    """Put all guards around an application, in the order that the module states.
+
+    Parameters
+    ----------
+    app : ASGI application
+    content_security_policy : str
+        Of the page; should have ``frame-ancestors 'none'``. The API's is stricter, always.
+    body_bytes : mapping of str to int
+        Prefix of a path -> bytes that a request's body may have; the longest prefix counts, and
+        ``""`` stands for all the others.
+    hosts : collection of str, optional
+        See :func:`allowed_hosts`. Every host when None.
+    api_key : str, optional
+        Asked of /v1 and /metrics.
+    rate : RateLimiter, optional
+        For POST under /v1.
+    """
+    app = BodyLimit(app, body_bytes)
+    if rate is not None:
+        app = RateLimit(app, rate)
+    if api_key is not None:
+        app = ApiKey(app, api_key)
+    if hosts is not None:
+        app = AllowedHosts(app, hosts)
+    return SecurityHeaders(app, content_security_policy)
+
+
+def allowed_hosts(bound: str, named: Sequence[str] = ()) -> frozenset[str] | None:
+    """The hosts that a server answers to.
+
+    Parameters
+    ----------
+    bound : str
+        The address that it listens at.
+    named : sequence of str
+        Hosts that its owner names, without ports.
+
+    Returns
+    -------
+    frozenset of str, or None for every host: that of a server which others reach under names
+    that nobody told.
+    """
+    here = {*_LOOPBACK, bound.lower()}
+    if named:
+        return frozenset(here | {name.lower() for name in named})
+    if bound.startswith("127.") or bound in {"localhost", "::1"}:
+        return frozenset(here)
+    return None
+
+
+class SecurityHeaders:
+    """Tells browsers what they must not do with an answer; the API's are kept nowhere."""
+
+    def __init__(self, app: ASGIApp, content_security_policy: str) -> None:
+        self.app = app
+        self._policy = content_security_policy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        is_api = _path(scope).startswith(API)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                headers["Content-Security-Policy"] = _BARE if is_api else self._policy
+                if is_api:
+                    headers["Cache-Control"] = "no-store"
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+class AllowedHosts:
+    """Answers only to its own names, except to probes."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self.app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in {"http", "websocket"} and not _path(scope).startswith(_ANY_HOST):
+            told = Headers(scope=scope).getlist("host")
+            if len(told) != 1 or _without_port(told[0]) not in self._hosts:
+                message = (
+                    "this server does not answer to the host name that was asked for; "
+                    "its owner can start it with --allowed_host=NAME"
+                )
+                return await _refuse(scope, receive, send, Problem.FORBIDDEN, message)
+        await self.app(scope, receive, send)
+
+
+class ApiKey:
+    """Lets nobody ask for /v1 and /metrics without the key."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self.app = app
+        self._key = key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        guarded_here = scope["type"] in {"http", "websocket"} and _path(scope).startswith(
+            _NEEDS_KEY
+        )
+        if guarded_here and not self._is_told(Headers(scope=scope)):
+            message = "this needs a key, in the header 'Authorization: Bearer KEY' or 'X-API-Key'"
+            return await _refuse(scope, receive, send, Problem.UNAUTHORIZED, message)
+        await self.app(scope, receive, send)
+
+    def _is_told(self, headers: Headers) -> bool:
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        told = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        return hmac.compare_digest(told.encode("latin-1"), self._key)
+
+
+class RateLimit:
+    """Turns down a client that posts to the API too often."""
+
+    def __init__(self, app: ASGIApp, rate: RateLimiter) -> None:
+        self.app = app
+        self._rate = rate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and _path(scope).startswith(API):
+            wait_seconds = self._rate.take(client_of(scope.get("client")))
+            if wait_seconds:
+                message = f"too many requests from this address; try again in {wait_seconds} s"
+                return await _refuse(
+                    scope, receive, send, Problem.RATE_LIMITED, message, wait_seconds
+                )
+        await self.app(scope, receive, send)
+
+
+class BodyLimit:
+    """Turns down a body that is too long: by what is declared, then by what arrives."""
+
+    def __init__(self, app: ASGIApp, body_bytes: Mapping[str, int]) -> None:
+        self.app = app
+        self._limits = sorted(body_bytes.items(), key=lambda item: -len(item[0]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._limit(_path(scope)) if scope["type"] == "http" else None
+        if limit is None:
+            return await self.app(scope, receive, send)
+        message = f"the request is larger than the {limit:,} bytes that are taken here"
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            return await _refuse(scope, receive, send, Problem.TOO_LARGE, message)
+        received, has_begun = 0, False
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            part = await receive()
+            received += len(part.get("body", b""))
+            if received > limit:
+                raise HTTPException(413, message)
+            return part
+
+        async def send_unless_too_large(part: Message) -> None:
+            nonlocal has_begun
+            if received > limit and not has_begun:
+                return  # whatever the application makes of it: the answer is below
+            has_begun = True
+            await send(part)
+
+        try:
+            await self.app(scope, receive_counted, send_unless_too_large)
+        except Exception:
+            if received <= limit or has_begun:
+                raise
+        if received > limit and not has_begun:
+            await _refuse(scope, receive, send, Problem.TOO_LARGE, message)
+
+    def _limit(self, path: str) -> int | None:
+        return next((limit for prefix, limit in self._limits if path.startswith(prefix)), None)
+
+
+async def _refuse(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    problem: Problem,
+    message: str,
+    retry_after_seconds: int | None = None,
+) -> None:
+    answer = problem_response(RefusedError(problem, message, retry_after_seconds))
+    await answer(scope, receive, send)
+
+
+def _path(scope: Scope) -> str:
+    """The path as the application's routes see it: without the prefix that a proxy left."""
+    path: str = scope.get("path", "")
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.strip().lower().rpartition(":")
+    return name if colon and not port.endswith("]") else host.strip().lower()
