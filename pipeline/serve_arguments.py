@@ -36,7 +36,7 @@ Label music in a browser and by HTTP: a page, and an API that gives the rows of 
   python -m pipeline.serve --model=CHECKPOINT --host=0.0.0.0 --root=/music --rate_limit=5
   curl -F file=@song.mp3 http://127.0.0.1:7860/v1/labels
 
-The page is at /, the API's description at /docs, its metrics at /metrics.
+The page is at /, the API's description at /openapi.json, metrics at /metrics.
 """
 _EPILOG = f"""\
 environment: {API_KEY}, a key that the API and the page ask for then (also

@@ -1,4 +1,4 @@
-"""What workers tell the process that answers; light, for that one imports neither torch nor Beam."""
+"""What workers tell the process that answers: light, as it imports neither torch nor Beam."""
 
 from __future__ import annotations
 

@@ -153,6 +153,10 @@ class LabelService:
         """Workers that were started anew."""
         return sum(one.restarts for one in (self._model, self._sound, self._listener))
 
+    async def wait_until_announced(self) -> None:
+        """Wait until ``models`` are known, which is before they are loaded."""
+        await asyncio.wrap_future(self._announced)
+
     async def gpu_memory(self) -> tuple[int, int] | None:
         """(free, total) bytes of the GPU; None on a CPU."""
         if self.models[0].device != "cuda":

@@ -211,7 +211,8 @@ class Pool:
         """
         async with aclosing(self.run(job, *arguments)) as parts:
             try:
-                return [part async for part in parts][0]
+                (only,) = [part async for part in parts]
+                return only
             except LostError as error:
                 raise lost(error) from error
 

@@ -22,6 +22,8 @@ from pipeline.serving.answers import STATUS, Problem, RefusedError
 from transforms.errors import Reason, StageError
 
 MEDIA_TYPE = "application/problem+json"
+REASON_HEADER = "X-Reason"
+"""Has the reason too, for logs and metrics that do not read bodies."""
 
 REASON_STATUS: Mapping[Reason, int] = {
     **dict.fromkeys(Reason, 422),  # the file, or what it asks of a decoder
@@ -135,7 +137,8 @@ def _problem(
 
 def _response(problem: ProblemDetails, headers: Mapping[str, str] | None = None) -> Response:
     body = problem.model_dump_json(exclude_none=True)
-    return Response(body, problem.status, headers, MEDIA_TYPE)
+    told = {REASON_HEADER: problem.reason, **(headers or {})}
+    return Response(body, problem.status, told, MEDIA_TYPE)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

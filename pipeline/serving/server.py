@@ -1,0 +1,171 @@
+"""Starts and stops the site: workers, model, page, and the address that it listens at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from pipeline.serve_arguments import ServeConfig
+from pipeline.serving.admission import Admission
+from pipeline.serving.api import Api
+from pipeline.serving.cache import ResultCache
+from pipeline.serving.page.guard import CONTENT_SECURITY_POLICY
+from pipeline.serving.labelling import LabelService
+from pipeline.serving.memory import MemoryWatch
+from pipeline.serving.metrics import Metrics
+from pipeline.serving.site import AdmittedService, Site, api_app, guarded_site
+from pipeline.serving.uris import checked_roots
+from transforms.errors import UsageError
+
+_BACKLOG = 1024
+_CLOSE_SECONDS = 1  # for connections that stay open without a request in work
+
+
+class Server(uvicorn.Server):
+    """A uvicorn whose first signal only says that it shall stop."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.asked_to_stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take SIGTERM or SIGINT; the second one ends at once."""
+        if self.asked_to_stop.is_set():
+            super().handle_exit(sig, frame)
+        self._loop.call_soon_threadsafe(self.asked_to_stop.set)
+
+
+async def serve(config: ServeConfig) -> None:
+    """Serve until a signal says to stop, and what was accepted is answered.
+
+    Raises
+    ------
+    UsageError
+        If the address is taken, or what was asked for cannot be done.
+    """
+    started = time.monotonic()
+    roots = checked_roots(config.limits.roots)
+    with (
+        _listening(config) as address,
+        tempfile.TemporaryDirectory(prefix="catalog-labels-", ignore_cleanup_errors=True) as folder,
+        contextlib.closing(_opened_cache(config)) as cache,
+    ):
+        metrics = Metrics()
+        service = LabelService(config, cache, metrics)
+        memory = MemoryWatch(config.memory_limit_mib and config.memory_limit_mib << 20)
+        admission = Admission(config.limits.in_work, memory)
+        api = Api(service, admission, memory, metrics, Path(folder), roots)
+        site = Site(api_app(api), has_page=config.page)
+        server = Server(
+            uvicorn.Config(
+                guarded_site(site, config, metrics, CONTENT_SECURITY_POLICY),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_CLOSE_SECONDS,
+            )
+        )
+        watching = asyncio.ensure_future(memory.run())
+        answering = asyncio.ensure_future(server.serve(sockets=[address]))
+        try:
+            _say(f"listening at {_url(address)}, loading {config.model}")
+            async with contextlib.AsyncExitStack() as page:
+                loading = asyncio.ensure_future(
+                    _load(service, AdmittedService(service, admission), site, Path(folder), page)
+                )
+                stopping = asyncio.ensure_future(server.asked_to_stop.wait())
+                await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
+                if loading.done():
+                    loading.result()
+                    _say(f"ready after {time.monotonic() - started:.1f} s")
+                    await stopping
+                loading.cancel()
+                admission.drain()
+                if not await admission.wait_until_idle(config.shutdown_seconds):
+                    _say(f"{admission.in_work} requests are not answered: time is up")
+                server.should_exit = True
+                await answering
+        finally:
+            watching.cancel()
+            service.close()
+            answering.cancel()
+            await asyncio.gather(watching, answering, return_exceptions=True)
+
+
+async def _load(
+    service: LabelService,
+    admitted: AdmittedService,
+    site: Site,
+    folder: Path,
+    until_stopped: contextlib.AsyncExitStack,
+) -> None:
+    """Load the model and, at the same time, the page."""
+    opening = asyncio.ensure_future(service.open())
+    try:
+        if site.has_page:
+            await asyncio.to_thread(_import_page)
+            await asyncio.wait(
+                [opening, asyncio.ensure_future(service.wait_until_announced())],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if service.models:
+                app = _page_app(admitted, folder / "page")
+                await until_stopped.enter_async_context(app.router.lifespan_context(app))
+                site.page = app
+        await opening
+    finally:
+        opening.cancel()
+
+
+def _import_page() -> None:
+    import pipeline.serving.page.blocks  # noqa: F401 - takes seconds, in which the model is loaded
+
+
+def _page_app(service: AdmittedService, folder: Path) -> FastAPI:
+    from pipeline.serving.page.blocks import mount_page
+
+    app = FastAPI(openapi_url=None)
+    mount_page(app, service, folder)
+    return app
+
+
+@contextlib.contextmanager
+def _listening(config: ServeConfig) -> Iterator[socket.socket]:
+    """The address, taken before anything is loaded."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        address = socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(
+            f"--host={config.host} --port={config.port}: cannot listen there ({error}); choose "
+            "another address"
+        ) from error
+    with contextlib.closing(address):
+        yield address
+
+
+def _opened_cache(config: ServeConfig) -> ResultCache:
+    return ResultCache(
+        config.cache, memory_bytes=config.cache_memory_mib << 20, disk_bytes=config.cache_mib << 20
+    )
+
+
+def _url(address: socket.socket) -> str:
+    host, port = address.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
