@@ -1,0 +1,124 @@
+"""The tab that enhances one file and plays it before and after."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from pipeline.serving.answers import Problem, RefusedError, Service
+from pipeline.serving.page import formats
+from pipeline.serving.page.events import EVENT, words_of
+from pipeline.serving.page.result_html import facts_list, failure, player, warnings_list
+from pipeline.serving.page.session import Session, safe_suffix, upload_of
+from pipeline.serving.page.texts import Words
+from pipeline.serving.page.uploads import Files, Given
+from transforms.errors import StageError
+
+_LOG = logging.getLogger(__name__)
+
+
+class EnhanceTab:
+    """The event handler of the tab.
+
+    Parameters
+    ----------
+    service : Service
+    folder : Path
+        Of Gradio's files, under which each session gets one.
+    """
+
+    def __init__(self, service: Service, folder: Path) -> None:
+        self._service = service
+        self._folder = folder
+
+    def place(self, page: gr.Blocks, session: gr.State, words: gr.I18n) -> None:
+        """Put the tab's components into the page and wire them."""
+        intro = gr.HTML()
+        file = Files(file_count="single", label=words("enhance.label"), height=160)
+        shown = gr.HTML()
+        file.upload(self.drop, [file, session], [file, shown], **EVENT)
+        page.load(self.shown, None, intro, **EVENT)
+
+    async def shown(self, request: gr.Request) -> str:
+        """What the tab is for."""
+        words = words_of(request)
+        return f"<h2>{words['tab.enhance']}</h2><p>{words['enhance.intro']}</p>"
+
+    async def drop(
+        self, given: Sequence[Given], session: Session, request: gr.Request
+    ) -> AsyncIterator[list[Any]]:
+        """Enhance a file; yields [file, result]."""
+        words = words_of(request)
+        for file in given[:1]:
+            name = escape(file.name)
+            working = words["enhance.working"].format(name=name)
+            yield [gr.update(value=None), _section(working, "")]
+            work = asyncio.create_task(self._result(file, session, words))
+            session.work.add(work)
+            try:
+                result = await work
+            except StageError as error:
+                result = failure(error.reason.value, error.message, words)
+            except RefusedError as error:
+                result = failure(error.problem.value, error.message, words)
+            except Exception as error:
+                _LOG.exception("the page could not enhance a file")
+                result = failure(Problem.INTERNAL.value, type(error).__name__, words)
+            finally:
+                session.work.discard(work)
+            yield [gr.skip(), _section(words["enhance.of"].format(name=name), result)]
+
+    async def _result(self, file: Given, session: Session, words: Words) -> str:
+        stem = session.open_folder(self._folder) / f"enhance-{next(session.numbers)}"
+        kept, after = stem.with_suffix(safe_suffix(file.name)), Path(f"{stem}-after.flac")
+        os.link(file.path, kept)
+        upload = await asyncio.to_thread(upload_of, file.name, kept)
+        enhanced = await self._service.enhance(upload)
+        await asyncio.to_thread(_move, enhanced.path, after)
+        before = await self._service.playable(upload, enhanced.row["codec"])
+        return _result_html(enhanced.row, file.name, before, after, words)
+
+
+def _move(source: Path, target: Path) -> None:
+    shutil.move(source, target)
+
+
+def _section(heading: str, content: str) -> str:
+    return (
+        f'<section class="result"><h2 role="status">{heading}</h2>{content}</section>'
+    )
+
+
+def _result_html(
+    row: Mapping[str, Any], name: str, before: Path, after: Path, words: Words
+) -> str:
+    players = "".join(
+        f"<div><h3>{words[key]}</h3>"
+        f"{player(formats.address(path), f'{words[key]}: {name}', words)}</div>"
+        for key, path in (("enhance.before", before), ("enhance.after", after))
+    )
+    figures = {
+        words["enhance.rms_before"]: f"{row['rms_before']:.4f}",
+        words["enhance.rms_after"]: f"{row['rms_after']:.4f}",
+        words["enhance.dc_offset"]: ", ".join(f"{offset:+.5f}" for offset in row["dc_offset"]),
+        words["enhance.clipped"]: row["clipped_samples"],
+        words["enhance.method"]: row["method"],
+        words["fact.duration"]: formats.clock(row["duration_s"]),
+        words["fact.rate"]: f"{row['sample_rate_hz']} Hz",
+        words["fact.channels"]: row["channels"],
+    }
+    saved_as = escape(f"{Path(name).stem}.flac")
+    return (
+        f'{warnings_list(row["decode_warnings"], words)}<div class="players">{players}</div>'
+        f'<p><a class="button" download="{saved_as}" href="{escape(formats.address(after))}">'
+        f"{words['enhance.download']}</a></p>"
+        f"<h3>{words['facts.heading']}</h3>{facts_list(figures)}"
+    )

@@ -1,0 +1,214 @@
+"""The tab that labels files: what is handed in, its progress, its result."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from pipeline.serving.answers import Problem, Progress, RefusedError, Service
+from pipeline.serving.page.downloads import write_downloads
+from pipeline.serving.page.events import EVENT, words_of
+from pipeline.serving.page.list_html import announcement, download_links, session_list
+from pipeline.serving.page.result_html import result
+from pipeline.serving.page.session import FINAL, Entry, Session, State, upload_of
+from pipeline.serving.page.texts import Words
+from pipeline.serving.page.uploads import Files, Given, Recorder
+from transforms.errors import StageError
+
+_LOG = logging.getLogger(__name__)
+
+FILES_AT_ONCE = 4  # of one drop
+BUSY_TRIES = 6
+BUSY_WAIT_SECONDS = 15.0  # at most, between two tries
+REDRAW_SECONDS = 0.2
+_CHOOSING = "element.addEventListener('page-choose', (e) => trigger('select', e.detail));"
+
+
+class LabelTab:
+    """The event handlers of the tab.
+
+    Parameters
+    ----------
+    service : Service
+    folder : Path
+        Of Gradio's files, under which each session gets one.
+    """
+
+    def __init__(self, service: Service, folder: Path) -> None:
+        self._service = service
+        self._folder = folder
+        self._labels = service.models[0].labels
+        self._threshold = service.models[0].unknown_threshold
+
+    def place(self, page: gr.Blocks, session: gr.State, words: gr.I18n) -> None:
+        """Put the tab's components into the page and wire them."""
+        with gr.Row(equal_height=True):
+            files = Files(file_count="multiple", label=words("files.label"), height=160)
+            recorder = Recorder(
+                sources=["microphone"], type="filepath", label=words("recorder.label"),
+                buttons=[], editable=False,
+            )  # fmt: skip
+        said = gr.HTML(elem_classes="for-screen-readers")
+        listing = gr.HTML(js_on_load=_CHOOSING)
+        clear = gr.Button(words("clear"), size="sm")
+        shown = gr.HTML()
+        downloads = gr.HTML()
+        everything = [listing, said, shown, downloads]
+        files.upload(self.drop, [files, session], [files, *everything], **EVENT)
+        recorder.stop_recording(
+            self.recorded, [recorder, session], [recorder, *everything], **EVENT
+        )
+        listing.select(self.select, session, [listing, shown], **EVENT)
+        clear.click(self.clear, session, everything, **EVENT)
+        page.load(self.shown, session, everything, **EVENT)
+
+    async def drop(
+        self, given: Sequence[Given], session: Session, request: gr.Request
+    ) -> AsyncIterator[list[Any]]:
+        """Label the files of one drop; yields [files, list, announcement, result, downloads]."""
+        async for parts in self._work(list(given), session, words_of(request)):
+            yield [gr.update(value=None), *parts]
+
+    async def recorded(
+        self, path: str | None, session: Session, request: gr.Request
+    ) -> AsyncIterator[list[Any]]:
+        """Label a recording; yields [recorder, list, announcement, result, downloads]."""
+        if path is None:
+            return
+        words = words_of(request)
+        name = words["recording.name"].format(number=next(session.recordings))
+        async for parts in self._work([Given(name, Path(path))], session, words):
+            yield [gr.update(value=None), *parts]
+
+    async def select(
+        self, session: Session, event: gr.EventData, request: gr.Request
+    ) -> list[Any]:
+        """Show the result of a chosen entry; gives [list, result]."""
+        number = event._data.get("entry")
+        if session.entry(number) is not None:
+            session.select(number)
+        return [self._list(session, words_of(request)), self._result(session, words_of(request))]
+
+    async def clear(self, session: Session, request: gr.Request) -> list[Any]:
+        """Forget everything; gives [list, announcement, result, downloads]."""
+        session.clear()
+        return await self.shown(session, request)
+
+    async def shown(self, session: Session, request: gr.Request) -> list[Any]:
+        """The session as it is; gives [list, announcement, result, downloads]."""
+        words = words_of(request)
+        return [
+            self._list(session, words), "", self._result(session, words),
+            await self._downloads(session, words),
+        ]  # fmt: skip
+
+    async def _work(
+        self, given: list[Given], session: Session, words: Words
+    ) -> AsyncIterator[list[Any]]:
+        entries = [session.add(*file, self._folder) for file in given]
+        for entry in entries[self._service.limits.batch_files :]:
+            entry.failed("too_many", "")
+        session.follow()
+        slots = asyncio.Semaphore(FILES_AT_ONCE)
+        tasks = {asyncio.create_task(self._label(entry, session, slots)) for entry in entries}
+        session.work |= tasks
+        view = _View(self, session, words, entries)
+        try:
+            yield await view.changes()
+            while not all(task.done() for task in tasks):
+                await asyncio.wait(
+                    tasks, timeout=REDRAW_SECONDS, return_when=asyncio.ALL_COMPLETED
+                )
+                if view.is_old():
+                    yield await view.changes()
+        finally:
+            for task in tasks:
+                task.cancel()
+            session.work -= tasks
+
+    async def _label(self, entry: Entry, session: Session, slots: asyncio.Semaphore) -> None:
+        """Label one file; whatever is wrong with it becomes its failure."""
+        async with slots:
+            try:
+                if entry.state is not State.FAILED:
+                    await self._answer(entry, session)
+            except StageError as error:
+                entry.failed(error.reason.value, error.message)
+            except RefusedError as error:
+                entry.failed(error.problem.value, error.message)
+            except Exception as error:
+                _LOG.exception("the page could not label a file")
+                entry.failed(Problem.INTERNAL.value, type(error).__name__)
+            finally:
+                session.ended(entry)
+
+    async def _answer(self, entry: Entry, session: Session) -> None:
+        def told(progress: Progress) -> None:
+            entry.state, entry.seconds = State(progress.step.value), progress.seconds
+            session.version += 1
+
+        upload = await asyncio.to_thread(upload_of, entry.name, entry.file)
+        for tries_left in reversed(range(BUSY_TRIES)):
+            try:
+                labelled = await self._service.label(upload, picture=True, told=told)
+                break
+            except RefusedError as error:
+                if error.problem is not Problem.BUSY or not tries_left:
+                    raise
+                entry.state = State.BUSY
+                session.version += 1
+                await asyncio.sleep(min(error.retry_after_seconds or 0, BUSY_WAIT_SECONDS))
+        sound = await self._service.playable(upload, labelled.prediction["codec"])
+        await asyncio.to_thread(entry.answered, labelled, sound)
+
+    def _list(self, session: Session, words: Words) -> str:
+        return session_list(session, self._labels, words)
+
+    def _result(self, session: Session, words: Words) -> str:
+        entry = session.entry(session.selected)
+        return result(entry, self._labels, self._threshold, words)
+
+    async def _downloads(self, session: Session, words: Words) -> str:
+        rows = [entry.prediction for entry in session.done]
+        if not rows:
+            return download_links([], session.version, words)
+        folder = session.open_folder(self._folder)
+        files = await asyncio.to_thread(write_downloads, rows, self._labels, folder)
+        return download_links(files, session.version, words)
+
+
+class _View:
+    """What a visitor sees of a drop, and what of it has to be sent again."""
+
+    def __init__(self, tab: LabelTab, session: Session, words: Words, entries: list[Entry]) -> None:
+        self._tab, self._session, self._words = tab, session, words
+        self._unsaid = entries
+        self._version = -1
+        self._drawn: tuple[int | None, State | None] = (None, None)
+        self._done = -1
+
+    def is_old(self) -> bool:
+        return self._version != self._session.version
+
+    async def changes(self) -> list[Any]:
+        session, words = self._session, self._words
+        self._version = session.version
+        ended = [entry for entry in self._unsaid if entry.state in FINAL]
+        self._unsaid = [entry for entry in self._unsaid if entry not in ended]
+        said = "; ".join(announcement(entry, words) for entry in ended)
+        shown = session.entry(session.selected)
+        drawn = (session.selected, shown.state if shown else None)
+        is_new, self._drawn = drawn != self._drawn, drawn
+        done = len(session.done)
+        has_rows, self._done = done != self._done, done
+        return [
+            self._tab._list(session, words),
+            said or gr.skip(),
+            self._tab._result(session, words) if is_new else gr.skip(),
+            await self._tab._downloads(session, words) if has_rows else gr.skip(),
+        ]

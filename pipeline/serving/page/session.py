@@ -1,0 +1,172 @@
+"""What one visitor has handed in and got; a page keeps one per session and never mixes them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.serving.answers import Labelled, Upload
+
+MAX_ENTRIES = 100
+_SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
+_NO_SUFFIX = ".bin"
+
+
+class State(str, Enum):
+    """How far an entry has come."""
+
+    WAITING = "waiting"
+    BUSY = "waiting.busy"  # the service turned it down for now
+    DECODING = "decoding"
+    LABELLING = "labelling"
+    DONE = "done"
+    FAILED = "failed"
+
+
+FINAL = (State.DONE, State.FAILED)
+
+
+class Span(NamedTuple):
+    """A window of a labelled file: a WindowRow without its scores, of which there are many."""
+
+    start_s: float
+    end_s: float
+    label: str
+    confidence: float
+
+
+@dataclass
+class Entry:
+    """A file of a session.
+
+    The picture lies on disk: a session may have a hundred of them.
+    """
+
+    number: int  # from 1, in the order of handing in
+    name: str  # as the visitor's machine calls it
+    file: Path
+    state: State = State.WAITING
+    seconds: float = 0.0  # of sound decoded so far
+    prediction: Mapping[str, Any] = field(default_factory=dict)
+    windows: Sequence[Span] = ()
+    picture: Path | None = None
+    sound: Path | None = None  # what the browser plays
+    from_cache: bool = False
+    reason: str = ""  # of a failure: a Reason or a Problem
+    message: str = ""
+
+    def answered(self, labelled: Labelled, sound: Path) -> None:
+        """Take over the service's answer."""
+        self.prediction = labelled.prediction
+        self.windows = [
+            Span(row["start_s"], row["end_s"], row["label"], row["confidence"])
+            for row in labelled.windows
+        ]
+        self.sound, self.from_cache = sound, labelled.from_cache
+        if labelled.picture is not None:
+            self.picture = self.file.with_suffix(".png")
+            self.picture.write_bytes(labelled.picture)
+        self.state = State.DONE
+
+    def failed(self, reason: str, message: str) -> None:
+        """Take over why there is no answer."""
+        self.state, self.reason, self.message = State.FAILED, reason, message
+
+    def forget(self) -> None:
+        """Delete its files."""
+        for path in {self.file, self.picture, self.sound} - {None}:
+            path.unlink(missing_ok=True)
+
+
+@dataclass
+class Session:
+    """The files of one visitor, the newest last."""
+
+    entries: list[Entry] = field(default_factory=list)
+    selected: int | None = None  # the number of the entry that is shown
+    version: int = 0  # grows with every change that a visitor can see
+    folder: Path | None = None  # of its files, once it has any
+    work: set[asyncio.Task[None]] = field(default_factory=set)
+    following: bool = False  # the next file that ends is shown
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    recordings: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def open_folder(self, within: Path) -> Path:
+        """A folder of its own, whose name nobody guesses."""
+        if self.folder is None:
+            self.folder = within / f"session-{secrets.token_urlsafe(16)}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder
+
+    def add(self, name: str, file: Path, within: Path) -> Entry:
+        """Add a file; it gets a second link here, which lives as long as the session."""
+        number = next(self.numbers)
+        kept = self.open_folder(within) / f"{number}{safe_suffix(name)}"
+        entry = Entry(number, name, kept)
+        try:
+            os.link(file, kept)
+        except OSError as error:
+            entry.failed("not_found", str(error.strerror))
+        self.entries.append(entry)
+        while len(self.entries) > MAX_ENTRIES and self.entries[0].state in FINAL:
+            self.entries.pop(0).forget()
+        self.version += 1
+        return entry
+
+    def entry(self, number: int | None) -> Entry | None:
+        """The entry of a number, if it is still kept."""
+        return next((entry for entry in self.entries if entry.number == number), None)
+
+    def select(self, number: int) -> None:
+        """Show an entry."""
+        self.selected, self.following = number, False
+        self.version += 1
+
+    def follow(self) -> None:
+        """Show the next entry that ends."""
+        self.following = True
+
+    def ended(self, entry: Entry) -> None:
+        """Take note of an entry that is done or failed."""
+        if self.following:
+            self.select(entry.number)
+        self.version += 1
+
+    @property
+    def done(self) -> list[Entry]:
+        """The entries that were labelled."""
+        return [entry for entry in self.entries if entry.state is State.DONE]
+
+    def clear(self) -> None:
+        """Stop its work and delete everything."""
+        for task in self.work:
+            task.cancel()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.entries, self.selected, self.folder = [], None, None
+        self.version += 1
+
+
+def safe_suffix(name: str) -> str:
+    """The end of a file's name if a server may use it as one."""
+    suffix = Path(name).suffix.lower()
+    return suffix if _SUFFIX.fullmatch(suffix) else _NO_SUFFIX
+
+
+def upload_of(name: str, file: Path) -> Upload:
+    """A file as the service takes it; reads all of it."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while piece := opened.read(1 << 20):
+            digest.update(piece)
+    return Upload(name, file, digest.hexdigest(), file.stat().st_size)
