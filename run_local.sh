@@ -11,6 +11,7 @@ usage() {
 Usage:
   ./run_local.sh                        make a small sample catalog and label it
   ./run_local.sh PATH... [--option...]  label these files, folders, globs or manifests
+  ./run_local.sh serve [--option...]    label in a browser and by HTTP, at http://127.0.0.1:7860
   ./run_local.sh test [pytest args]     check style and types, then run the tests
   ./run_local.sh --help                 this text
 
@@ -21,7 +22,8 @@ Each PATH becomes --input=PATH; a word that follows an option written without '=
 that option's value, and every word after -- is a path. Options are passed on to pipeline.main,
 which explains them: .venv/bin/python -m pipeline.main --help
 Without --output the labels go to ./labels; those of the sample catalog go to sample/labels.
-A folder that is called test is written ./test.
+The options of serve are those of pipeline.serve: ./run_local.sh serve --help
+A folder that is called test or serve is written ./test or ./serve.
 
 Environment:
   PYTHON           the interpreter for .venv; unset: the first of python3.13 to python3.10 and
@@ -132,6 +134,12 @@ label_sample() {
   exec "$PY" -m pipeline.main --runner=DirectRunner --input=sample/catalog --output=sample/labels
 }
 
+serve() {
+  export PYTHONSAFEPATH=1
+  install serve '[serve]' torch
+  exec "$PY" -m pipeline.serve "$@"
+}
+
 run_tests() {
   local failed=0 tests=0
   cd "$ROOT"
@@ -146,6 +154,7 @@ run_tests() {
 case ${1:-} in
   '') label_sample ;;
   -h | --help) usage ;;
+  serve) shift; serve "$@" ;;
   test) shift; run_tests "$@" ;;
   *) label "$@" ;;
 esac

@@ -56,9 +56,19 @@ BENCH = [
 
 KAFKA = ["confluent-kafka>=2.6,<3"]  # writes topics, and reads them where no Java does
 
+SERVE = [
+    "gradio>=6.31,<7",  # the page
+    "fastapi>=0.115,<1",  # the API and its description
+    "uvicorn>=0.34,<1",  # the HTTP server
+    "python-multipart>=0.0.20,<0.1",  # parses uploads as they arrive
+    "prometheus_client>=0.21,<1",  # metrics
+    "pillow>=10,<13",  # pictures of spectrograms
+]
+
 DEV = [
     *TRAIN,
     *KAFKA,
+    *SERVE,
     "pytest>=8.4,<10",
     "hypothesis>=6.100,<7",
     "ruff>=0.17,<0.18",  # a new minor version brings new rules
@@ -72,6 +82,9 @@ DEV = [
     "jsonschema>=4.20,<5",  # the Flink operator's schema, and a flex template's fields
     "pyyaml>=6,<7",
     "torchvision>=0.21,<1",  # what transformers' own image processor needs, our oracle
+    "httpx>=0.27,<1",  # asks the API in tests, and in benchmarks/serve_load.py
+    "schemathesis>=4.20,<5",  # asks it everything that its OpenAPI allows
+    "playwright>=1.50,<2",  # drives a browser, which is the system's own
 ]
 
 EXTRAS = {
@@ -82,7 +95,7 @@ EXTRAS = {
     "hadoop": ["apache-beam[hadoop]>=2.77,<2.78"],  # hdfs://
     "kafka": KAFKA,  # live streams from and to Kafka
     "train": TRAIN,
-    "serve": [],  # nothing is served yet: filled by the program that does
+    "serve": SERVE,  # the web app and its API
     "bench": BENCH,
     "dev": DEV,
 }
@@ -97,7 +110,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["pipeline", "pipeline.*", "transforms", "transforms.*"]),
-    package_data={"transforms.models": ["checkpoints/*/*"]},
+    package_data={
+        "transforms.models": ["checkpoints/*/*"],
+        "pipeline.serving.page": ["assets/*"],
+    },
     python_requires=">=3.10,<3.14",
     install_requires=REQUIRES,
     extras_require=EXTRAS,

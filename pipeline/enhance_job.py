@@ -13,8 +13,9 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline import __version__
 from pipeline.enhance_arguments import EnhanceConfig
-from pipeline.job import check_writable, new_run_id
+from pipeline.job import check_writable
 from pipeline.jobs import Job
+from pipeline.run_id import new_run_id
 from pipeline.runner import beam_options, check_runner
 from transforms.audio.sandbox import DecoderLimits
 from transforms.books import CloseBooks

@@ -24,6 +24,7 @@ from pipeline.profile import profile, table
 from pipeline.program import EXIT_DONE, EXIT_TOO_MANY_FAILURES
 from pipeline.recovery import forget, recover, remove_journal, unfinished_runs
 from pipeline.resources import available_cores, choose_batch_size, described
+from pipeline.run_id import new_run_id
 from pipeline.runner import beam_options, check_runner, only_template, threads_per_worker
 from transforms.audio.sandbox import DecoderLimits
 from transforms.books import Books, read_books
@@ -81,12 +82,6 @@ def prepare(config: LabelConfig) -> LabelJob:
         limits=DecoderLimits(config.decode_timeout_seconds, config.decode_memory_mib << 20),
         denoiser=denoiser,
     )
-
-
-def new_run_id() -> str:
-    """The time, UTC, and what tells two starts in one second apart."""
-    now = dt.datetime.now(dt.timezone.utc)
-    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def check_writable(output: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline import __version__
-from pipeline.job import new_run_id
+from pipeline.run_id import new_run_id
 from pipeline.stream_arguments import StreamConfig
 from transforms.denoise import find_denoiser
 from transforms.errors import CheckpointError, FrontEndError

@@ -31,7 +31,7 @@ from pipeline.serving.answers import (
     untold,
 )
 from pipeline.serving.batching import MicroBatcher
-from pipeline.serving.cache import CacheKey, ResultCache
+from pipeline.serving.cache import Key, ResultCache
 from pipeline.serving.flights import Flights, Told
 from pipeline.serving.metrics import Metrics
 from transforms.errors import StageError, UsageError
@@ -96,11 +96,10 @@ class LabelService:
     def _prepare(self, announced: Announced) -> None:
         config, model = self._config, announced.models[0]
         self._rule = LabelRule(model.labels, model.unknown_threshold or 0.0, config.top_k)
-        self._key = CacheKey(
+        self._key = Key(
             content_sha256="",
             model_fingerprint=model.model_fingerprint,
             front_end_fingerprint=announced.provenance.front_end_fingerprint,
-            version=announced.provenance.pipeline_version,
             settings=json.dumps(
                 [config.min_seconds, config.top_k, config.features, config.embeddings,
                  self._rule.unknown_threshold]
@@ -168,9 +167,11 @@ class LabelService:
         self, upload: Upload, *, picture: bool = False, told: Told = untold
     ) -> Labelled:
         """See :class:`pipeline.serving.answers.Service`."""
+        self._check_loaded()
         key = dataclasses.replace(self._key, content_sha256=upload.sha256)
-        found = await asyncio.to_thread(self._cache.get, key)
-        if found is not None and (found.picture is not None or not picture):
+        found = await asyncio.to_thread(self._cache.get, key, picture=picture)
+        self._metrics.cache.labels("nothing" if found is None else "result").inc()
+        if found is not None:
             self._metrics.files.labels("label", "cache").inc()
             return self._told_of(found, upload)
 
@@ -250,6 +251,7 @@ class LabelService:
 
     async def enhance(self, upload: Upload) -> Enhanced:
         """See :class:`pipeline.serving.answers.Service`."""
+        self._check_loaded()
         folder = upload.path.parent / f"{upload.path.name}-enhanced"
         row = await self._in_time(self._sound.result("enhance", upload, folder))
         self._metrics.files.labels("enhance", "model").inc()
@@ -268,6 +270,7 @@ class LabelService:
         self, stream_id: str, samples: FloatArray, sample_rate_hz: int, state: bytes | None
     ) -> Heard:
         """See :class:`pipeline.serving.answers.Service`."""
+        self._check_loaded()
         heard = self._listener.result("follow", stream_id, samples, sample_rate_hz, state)
         rows, after = await self._in_time(heard)
         return Heard(rows, after)
@@ -285,6 +288,10 @@ class LabelService:
         most_bytes = self.limits.upload_bytes
         upload: Upload = await self._in_time(self._sound.result("fetch", uri, path, most_bytes))
         return upload
+
+    def _check_loaded(self) -> None:
+        if not self.is_loaded:
+            raise RefusedError(Problem.OVERLOADED, "the model is still being loaded; try again", 1)
 
     async def _in_time(self, work: Awaitable[Out]) -> Out:
         seconds = self.limits.request_seconds

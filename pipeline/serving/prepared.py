@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline import __version__
 from pipeline.arithmetic import model_fingerprint, resolve_arithmetic
-from pipeline.job import new_run_id
+from pipeline.run_id import new_run_id
 from pipeline.resources import choose_batch_size
 from pipeline.serve_arguments import NONE, ServeConfig
 from pipeline.serving.announced import Announced
