@@ -63,7 +63,9 @@ class Enhanced:
 class Heard:
     """What a stream said in one more piece of sound."""
 
-    rows: Sequence[Mapping[str, Any]]  # transforms.streaming.rows.LabelRow's, or a failure's columns
+    rows: Sequence[
+        Mapping[str, Any]
+    ]  # transforms.streaming.rows.LabelRow's, or a failure's columns
     state: bytes  # to be given with the next piece
 
 

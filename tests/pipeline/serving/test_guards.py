@@ -160,10 +160,11 @@ def test_the_longest_prefix_says_how_long_a_body_may_be(path, limit, declared):
 def test_a_form_of_unknown_length_is_too_large_not_invalid():
     head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     kind = {"content-type": "multipart/form-data; boundary=b"}
-    fits = client().post("/v1/form", content=iter([head, b"x" * 10, b"\r\n--b--\r\n"]), headers=kind)
+    end = b"\r\n--b--\r\n"
+    fits = client().post("/v1/form", content=iter([head, b"x" * 10, end]), headers=kind)
     assert fits.json() == 10
     refused = client().post(
-        "/v1/form", content=iter([head, b"x" * 1_000, b"\r\n--b--\r\n"]), headers=kind
+        "/v1/form", content=iter([head, b"x" * 1_000, end]), headers=kind
     )
     assert problem(refused) == (413, "too_large")
 
