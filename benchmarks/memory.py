@@ -12,42 +12,11 @@ import contextlib
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from pipeline.process_memory import tree_bytes
 
 _LEAST_PAUSE_SECONDS = 0.1
 _PAUSE_PER_LOOK = 20  # the kernel walks all pages of a process: a look at large ones takes long
-
-
-def _parents() -> dict[int, int]:
-    parents = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        parents[int(status.parent.name)] = int(fields[1])
-    return parents
-
-
-def tree(root: int) -> set[int]:
-    """A process and all below it."""
-    parents = _parents()
-    found, grown = {root}, True
-    while grown:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
-        found, grown = found | more, bool(more)
-    return found
-
-
-def pss_mib(pid: int) -> float:
-    """Proportional set size of one process."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) / 1024
-    except OSError:  # it has ended
-        pass
-    return 0.0
 
 
 def peak_mib(process: subprocess.Popen[str]) -> float:
@@ -55,7 +24,7 @@ def peak_mib(process: subprocess.Popen[str]) -> float:
     peak = 0.0
     while process.poll() is None:
         started = time.monotonic()
-        peak = max(peak, sum(map(pss_mib, tree(process.pid))))
+        peak = max(peak, (tree_bytes(process.pid) or 0) / (1 << 20))
         look_seconds = time.monotonic() - started
         with contextlib.suppress(subprocess.TimeoutExpired):  # its end is noticed at once
             process.wait(max(_LEAST_PAUSE_SECONDS, _PAUSE_PER_LOOK * look_seconds))

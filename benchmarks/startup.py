@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from benchmarks.memory import tree
 from benchmarks.random_vit import make_vit
+from pipeline.process_memory import tree
 
 _LOOK_SECONDS = 0.005
 

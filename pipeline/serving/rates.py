@@ -54,7 +54,7 @@ class RateLimiter:
         wait_seconds = full_at - self._depth_seconds - now
         if wait_seconds > _ROUNDING_SECONDS:
             self._full_at.move_to_end(client)
-            return math.ceil(wait_seconds)
+            return math.ceil(wait_seconds - _ROUNDING_SECONDS / 2)
         self._full_at[client] = full_at + self._interval_seconds
         self._full_at.move_to_end(client)
         if len(self._full_at) > self._most_clients:

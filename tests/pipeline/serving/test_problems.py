@@ -64,7 +64,7 @@ def test_every_code_has_a_status_that_says_whose_fault_it_is():
     assert set(REASON_STATUS) == set(Reason)
     assert set(STATUS) == set(Problem)
     elsewhere = {Reason.NOT_FOUND: 404, Reason.PERMISSION_DENIED: 403, Reason.INTERNAL_ERROR: 500}
-    assert {reason: status for reason, status in REASON_STATUS.items() if status != 422} == elsewhere
+    assert {code: status for code, status in REASON_STATUS.items() if status != 422} == elsewhere
     assert all(400 <= status < 600 for status in STATUS.values())
 
 

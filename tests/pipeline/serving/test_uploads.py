@@ -233,10 +233,8 @@ def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
 )
 def test_names_are_only_shown(tmp_path, name, shown):
     assert shown_name(name) == shown
-    found = received(
-        request([form((name or "\n", b"abc"))]), tmp_path, look=lambda got: [u.path.name for u in got]
-    )
-    assert found == ["0"]
+    sent = request([form((name or "\n", b"abc"))])
+    assert received(sent, tmp_path, look=lambda got: [one.path.name for one in got]) == ["0"]
 
 
 def test_a_name_that_is_no_utf_8(tmp_path):
