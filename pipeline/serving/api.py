@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import math
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -174,8 +175,8 @@ class Api:
         metrics.in_work.set(self.admission.in_work)
         metrics.waiting.set(service.windows_waiting)
         metrics.restarts.set(service.restarts)
-        metrics.memory.set(self.memory.used_bytes)
-        metrics.memory_limit.set(self.memory.limit_bytes)
+        metrics.memory.set(self.memory.used_bytes or 0)
+        metrics.memory_limit.set(self.memory.limit_bytes or math.inf)
         if service.is_loaded and (gpu := await service.gpu_memory()) is not None:
             metrics.gpu_memory.labels("free").set(gpu[0])
             metrics.gpu_memory.labels("total").set(gpu[1])

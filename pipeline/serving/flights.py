@@ -46,7 +46,7 @@ class Flights(Generic[Out]):
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
-            flight.task = asyncio.ensure_future(work(flight.tell))  # type: ignore[arg-type]
+            flight.task = asyncio.ensure_future(work(flight.tell))
             flight.task.add_done_callback(lambda _: self._land(key, flight))
         flight.listeners.append(told)
         if flight.latest is not None:

@@ -85,11 +85,11 @@ class LabelService:
             If what was asked for cannot be done.
         """
         loading = asyncio.ensure_future(self._model.open())
-        announced = asyncio.wrap_future(self._announced)
+        announced = asyncio.ensure_future(self.wait_until_announced())
         await asyncio.wait([loading, announced], return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             loading.result()
-        self._prepare(await announced)
+        self._prepare(self._announced.result())
         await asyncio.gather(loading, self._sound.open(), self._listener.open())
         self.is_loaded = True
 

@@ -12,7 +12,7 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from multiprocessing.context import BaseContext
@@ -104,7 +104,7 @@ class Worker:
         except (EOFError, OSError) as error:
             raise LostError from error
 
-    async def run(self, job: str, *arguments: Any) -> AsyncIterator[Any]:
+    async def run(self, job: str, *arguments: Any) -> AsyncGenerator[Any, None]:
         """Do a job, part by part.
 
         Raises
@@ -169,7 +169,7 @@ class Pool:
 
     async def run(
         self, job: str, *arguments: Any, begun: Callable[[], None] = lambda: None
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """Wait for a worker and let it do a job; use it with contextlib.aclosing.
 
         Parameters

@@ -100,8 +100,8 @@ class Ready(BaseModel):
 
     status: str = Field(description="ready, or why not", examples=["ready"])
     model_loaded: bool
-    memory_bytes: int = Field(description="Resident, of all processes.")
-    memory_limit_bytes: int
+    memory_bytes: int | None = Field(description="Resident, of all processes.")
+    memory_limit_bytes: int | None
     gpu_memory_free_bytes: int | None = None
     gpu_memory_total_bytes: int | None = None
 

@@ -19,10 +19,10 @@ from pipeline.serve_arguments import ServeConfig
 from pipeline.serving.admission import Admission
 from pipeline.serving.api import Api
 from pipeline.serving.cache import ResultCache
-from pipeline.serving.page.guard import CONTENT_SECURITY_POLICY
 from pipeline.serving.labelling import LabelService
-from pipeline.serving.memory import MemoryWatch
+from pipeline.serving.memory import MemoryWatch, default_limit_bytes
 from pipeline.serving.metrics import Metrics
+from pipeline.serving.page.guard import CONTENT_SECURITY_POLICY
 from pipeline.serving.site import AdmittedService, Site, api_app, guarded_site
 from pipeline.serving.uris import checked_roots
 from transforms.errors import UsageError
@@ -55,36 +55,22 @@ async def serve(config: ServeConfig) -> None:
         If the address is taken, or what was asked for cannot be done.
     """
     started = time.monotonic()
-    roots = checked_roots(config.limits.roots)
     with (
         _listening(config) as address,
         tempfile.TemporaryDirectory(prefix="catalog-labels-", ignore_cleanup_errors=True) as folder,
         contextlib.closing(_opened_cache(config)) as cache,
     ):
-        metrics = Metrics()
-        service = LabelService(config, cache, metrics)
-        memory = MemoryWatch(config.memory_limit_mib and config.memory_limit_mib << 20)
-        admission = Admission(config.limits.in_work, memory)
-        api = Api(service, admission, memory, metrics, Path(folder), roots)
+        api = _api(config, cache, Path(folder))
         site = Site(api_app(api), has_page=config.page)
-        server = Server(
-            uvicorn.Config(
-                guarded_site(site, config, metrics, CONTENT_SECURITY_POLICY),
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=_CLOSE_SECONDS,
-            )
-        )
-        watching = asyncio.ensure_future(memory.run())
-        answering = asyncio.ensure_future(server.serve(sockets=[address]))
-        try:
-            _say(f"listening at {_url(address)}, loading {config.model}")
-            async with contextlib.AsyncExitStack() as page:
-                loading = asyncio.ensure_future(
-                    _load(service, AdmittedService(service, admission), site, Path(folder), page)
-                )
+        server = Server(_uvicorn_config(config, site, api.metrics))
+        with contextlib.closing(api.service):
+            async with (
+                api.memory,
+                _answering(server, address),
+                contextlib.AsyncExitStack() as until_stopped,
+            ):
+                _say(f"listening at {_url(address)}, loading {config.model}")
+                loading = asyncio.ensure_future(_load(api, site, Path(folder), until_stopped))
                 stopping = asyncio.ensure_future(server.asked_to_stop.wait())
                 await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
                 if loading.done():
@@ -92,26 +78,58 @@ async def serve(config: ServeConfig) -> None:
                     _say(f"ready after {time.monotonic() - started:.1f} s")
                     await stopping
                 loading.cancel()
-                admission.drain()
-                if not await admission.wait_until_idle(config.shutdown_seconds):
-                    _say(f"{admission.in_work} requests are not answered: time is up")
-                server.should_exit = True
-                await answering
-        finally:
-            watching.cancel()
-            service.close()
-            answering.cancel()
-            await asyncio.gather(watching, answering, return_exceptions=True)
+                await _drained(api.admission, config.shutdown_seconds)
+
+
+def _api(config: ServeConfig, cache: ResultCache, folder: Path) -> Api:
+    """The parts that the API works with."""
+    metrics = Metrics()
+    mib = config.memory_limit_mib
+    memory = MemoryWatch(default_limit_bytes() if mib is None else mib << 20)
+    return Api(
+        service=LabelService(config, cache, metrics),
+        admission=Admission(config.limits, memory.is_over),
+        memory=memory,
+        metrics=metrics,
+        temporary=folder,
+        roots=checked_roots(config.limits.roots),
+    )
+
+
+def _uvicorn_config(config: ServeConfig, site: Site, metrics: Metrics) -> uvicorn.Config:
+    return uvicorn.Config(
+        guarded_site(site, config, metrics, CONTENT_SECURITY_POLICY),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_CLOSE_SECONDS,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _answering(server: Server, address: socket.socket) -> AsyncIterator[None]:
+    """Answer requests until the block ends."""
+    answering = asyncio.ensure_future(server.serve(sockets=[address]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await answering
+
+
+async def _drained(admission: Admission, seconds: float) -> None:
+    """Turn new requests away, and wait for the answers to those that were accepted."""
+    admission.drain()
+    if not await admission.wait_until_idle(seconds):
+        _say(f"{admission.in_work} requests are not answered: time is up")
 
 
 async def _load(
-    service: LabelService,
-    admitted: AdmittedService,
-    site: Site,
-    folder: Path,
-    until_stopped: contextlib.AsyncExitStack,
+    api: Api, site: Site, folder: Path, until_stopped: contextlib.AsyncExitStack
 ) -> None:
     """Load the model and, at the same time, the page."""
+    service = api.service
     opening = asyncio.ensure_future(service.open())
     try:
         if site.has_page:
@@ -121,7 +139,7 @@ async def _load(
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if service.models:
-                app = _page_app(admitted, folder / "page")
+                app = _page_app(AdmittedService(service, api.admission), folder / "page")
                 await until_stopped.enter_async_context(app.router.lifespan_context(app))
                 site.page = app
         await opening
