@@ -27,7 +27,7 @@ API = "/v1"
 _NEEDS_KEY = (API, "/metrics")
 _ANY_HOST = "/health/"  # a probe asks by the address of the container
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_BARE = "default-src 'none'; frame-ancestors 'none'"  # JSON needs nothing
+API_POLICY = "default-src 'none'; frame-ancestors 'none'"  # JSON needs nothing
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -112,7 +112,7 @@ class SecurityHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
-                headers["Content-Security-Policy"] = _BARE if is_api else self._policy
+                headers["Content-Security-Policy"] = API_POLICY if is_api else self._policy
                 if is_api:
                     headers["Cache-Control"] = "no-store"
             await send(message)

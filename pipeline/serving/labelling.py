@@ -88,6 +88,7 @@ class LabelService:
         announced = asyncio.ensure_future(self.wait_until_announced())
         await asyncio.wait([loading, announced], return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
+            announced.cancel()
             loading.result()
         self._prepare(self._announced.result())
         await asyncio.gather(loading, self._sound.open(), self._listener.open())

@@ -19,10 +19,10 @@ from pipeline.serve_arguments import ServeConfig
 from pipeline.serving.admission import Admission
 from pipeline.serving.api import Api
 from pipeline.serving.cache import ResultCache
+from pipeline.serving.guards import API_POLICY
 from pipeline.serving.labelling import LabelService
 from pipeline.serving.memory import MemoryWatch, default_limit_bytes
 from pipeline.serving.metrics import Metrics
-from pipeline.serving.page.guard import CONTENT_SECURITY_POLICY
 from pipeline.serving.site import AdmittedService, Site, api_app, guarded_site
 from pipeline.serving.uris import checked_roots
 from transforms.errors import UsageError
@@ -97,8 +97,11 @@ def _api(config: ServeConfig, cache: ResultCache, folder: Path) -> Api:
 
 
 def _uvicorn_config(config: ServeConfig, site: Site, metrics: Metrics) -> uvicorn.Config:
+    policy = API_POLICY
+    if config.page:
+        from pipeline.serving.page.guard import CONTENT_SECURITY_POLICY as policy  # noqa: N812
     return uvicorn.Config(
-        guarded_site(site, config, metrics, CONTENT_SECURITY_POLICY),
+        guarded_site(site, config, metrics, policy),
         lifespan="off",
         log_config=None,
         access_log=False,
