@@ -97,11 +97,8 @@ def _api(config: ServeConfig, cache: ResultCache, folder: Path) -> Api:
 
 
 def _uvicorn_config(config: ServeConfig, site: Site, metrics: Metrics) -> uvicorn.Config:
-    policy = API_POLICY
-    if config.page:
-        from pipeline.serving.page.guard import CONTENT_SECURITY_POLICY as policy  # noqa: N812
     return uvicorn.Config(
-        guarded_site(site, config, metrics, policy),
+        guarded_site(site, config, metrics, _page_policy() if config.page else API_POLICY),
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -152,6 +149,12 @@ async def _load(
 
 def _import_page() -> None:
     import pipeline.serving.page.blocks  # noqa: F401 - takes seconds, in which the model is loaded
+
+
+def _page_policy() -> str:
+    from pipeline.serving.page.guard import CONTENT_SECURITY_POLICY
+
+    return CONTENT_SECURITY_POLICY
 
 
 def _page_app(service: AdmittedService, folder: Path) -> FastAPI:
