@@ -75,7 +75,7 @@ class ServeConfig:
     workers: int
     decode_timeout_seconds: float
     decode_memory_mib: int
-    cache: Path | None  # folder; None: nothing is kept on disk
+    cache: Path | None  # folder; None: nothing is kept, not even in memory
     cache_mib: int  # on disk
     cache_memory_mib: int
     page: bool
@@ -204,7 +204,7 @@ def _add_cache(group: argparse._ArgumentGroup) -> None:
         type=Path,
         default=default_cache(),
         metavar="FOLDER",
-        help=f"what was labelled, by content, model and front end; {NONE}: only in memory "
+        help=f"what was labelled, by content, model and front end; {NONE}: nothing is kept "
         "(default: %(default)s)",
     )
     group.add_argument(

@@ -181,9 +181,8 @@ def _listening(config: ServeConfig) -> Iterator[socket.socket]:
 
 
 def _opened_cache(config: ServeConfig) -> ResultCache:
-    return ResultCache(
-        config.cache, memory_bytes=config.cache_memory_mib << 20, disk_bytes=config.cache_mib << 20
-    )
+    memory_mib = 0 if config.cache is None else config.cache_memory_mib
+    return ResultCache(config.cache, memory_mib << 20, config.cache_mib << 20)
 
 
 def _url(address: socket.socket) -> str:
