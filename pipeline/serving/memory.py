@@ -33,8 +33,8 @@ def default_limit_bytes(used_bytes: int | None = None, free_bytes: int | None = 
 class MemoryWatch:
     """Says whether memory is short; use it as an asynchronous context.
 
-    A look costs a thread some 3 ms, and 1 to 2 ms more for every 100 MiB of resident memory: the
-    kernel walks all pages.
+    A look takes a thread about 30 ms with 0.5 to 0.9 GiB resident, nearly all of it in the kernel,
+    which walks all pages.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from pipeline.serving.answers import Labelled
 from pipeline.serving.cache import Key, ResultCache, content_fields
-from pipeline.serving.shelf import ASIDE, FILE, Entry, Shelf
+from pipeline.serving.shelf import ASIDE, FILE, Entry, Shelf, _begin
 from transforms.records import PredictionRow, WindowRow
 
 KEY = Key("a" * 64, "model", "front end", "features")
@@ -106,9 +106,9 @@ def test_what_is_counted(tmp_path):
     again.close()
 
 
-@pytest.mark.parametrize("memory_bytes", [0, 1 << 20])
-def test_pictures(tmp_path, memory_bytes):
-    cache = ResultCache(tmp_path, memory_bytes)
+@pytest.mark.parametrize(("on_disk", "memory_bytes"), [(True, 0), (True, 9_999), (False, 9_999)])
+def test_pictures(tmp_path, on_disk, memory_bytes):
+    cache = ResultCache(tmp_path if on_disk else None, memory_bytes)
     cache.put(KEY, result("first"))
     assert cache.get(KEY, picture=True) is None
     cache.put(KEY, result("second", PNG))
@@ -413,6 +413,15 @@ def test_threads_and_two_caches_over_one_folder(tmp_path):
     assert (tmp_path / FILE).stat().st_size <= 1 << 20
     for cache in caches:
         cache.close()
+
+
+def test_tables_that_another_process_made_a_moment_ago_are_taken(tmp_path):
+    shelf = Shelf(tmp_path, 1 << 20)
+    shelf.put("1", entry(1))
+    assert shelf._database is not None
+    _begin(shelf._database)  # as if it had looked before the other one made them
+    assert shelf.get("1") == entry(1)
+    shelf.close()
 
 
 def test_processes_that_begin_at_once_share_one_file(tmp_path):

@@ -165,6 +165,22 @@ def test_a_form_of_unknown_length_is_too_large_not_invalid():
     assert problem(refused) == (413, "too_large")
 
 
+def test_a_body_is_too_large_whatever_the_application_makes_of_it():
+    async def swallows(scope, receive, send):
+        try:
+            while (await receive())["more_body"]:
+                pass
+            status = 200
+        except Exception:
+            status = 400
+        await PlainTextResponse("mine", status)(scope, receive, send)
+
+    app = guarded(swallows, content_security_policy=POLICY, body_bytes={"": 100})
+    asked = TestClient(app)
+    assert asked.post("/", content=in_parts(100, 10)).text == "mine"
+    assert problem(asked.post("/", content=in_parts(101, 10))) == (413, "too_large")
+
+
 def test_nothing_is_read_of_a_body_that_is_declared_too_long():
     sent = []
 
