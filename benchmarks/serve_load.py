@@ -3,11 +3,12 @@
   python -m benchmarks.serve_load --tracks=FOLDER [--clients=1,8,32] [--png=FILE] [--json=FILE]
 
 Starts pipeline.serve by itself, without and with its cache, and for each number of clients sends
-the tracks as uploads over one connection each, a client's next request when the one before has been
-answered, for --seconds. No two clients send the same track at once, so that nothing is computed
-for two. Then --flat_requests short sounds, all of them decoded and computed, while the memory of all
-of its processes is read. The batch pipeline's rate is that of the tracks which a larger run of
-pipeline.main has more than a smaller one. Clients take part of the same cores: their share is told.
+the tracks as uploads over one connection each, a client's next request when the one before has
+been answered, for --seconds. No two clients send the same track at once, so that nothing is
+computed for two. Then --flat_requests short sounds, all of them decoded and computed, while the
+memory of all of its processes is read. The batch pipeline's rate is that of the tracks which a
+larger run of pipeline.main has more than a smaller one. Clients take part of the same cores: their
+share is told.
 
 Exit status: 0; 1 if a request failed; 2 for a wrong call.
 """
@@ -92,7 +93,7 @@ def served(*options: str) -> Iterator[Server]:
 
 def form(path: Path) -> bytes:
     head = (
-        f"--{_BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; "
+        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; '
         f'filename="{path.name}"\r\nContent-Type: application/octet-stream\r\n\r\n'
     )
     return head.encode() + path.read_bytes() + f"\r\n--{_BOUNDARY}--\r\n".encode()
@@ -153,9 +154,7 @@ def measured_cell(
 ) -> Cell:
     spent, failed, took, own = load(server.port, bodies, clients, seconds)
     p50, p95, p99 = (1e3 * np.percentile(spent, q) for q in (50, 95, 99))
-    cell = Cell(
-        cache, clients, len(spent), failed, len(spent) / took, p50, p95, p99, own / took
-    )
+    cell = Cell(cache, clients, len(spent), failed, len(spent) / took, p50, p95, p99, own / took)
     print(row(cell), flush=True)
     return cell
 
@@ -291,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 load(server.port, bodies, 8, 5.0)  # to warm up
                 if cache:
                     with ThreadPoolExecutor(8) as threads:
-                        list(threads.map(lambda body: post(server.port, body), bodies))  # noqa: B023
+                        list(threads.map(lambda body: post(server.port, body), bodies))
                 for clients in numbers:
                     cells.append(measured_cell(server, bodies, clients, options.seconds, cache))
     best = max(cell.per_second for cell in cells if not cell.cache)
