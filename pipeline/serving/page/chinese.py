@@ -39,7 +39,9 @@ CHINESE = {
     "scores.label": "标签",
     "scores.score": "得分",
     "timeline.heading": "时间窗",
-    "timeline.help": "模型按时间窗聆听曲目。点击某一窗或按回车键，即从该处播放；方向键可在各窗之间移动。",
+    "timeline.help": (
+        "模型按时间窗聆听曲目。点击某一窗或按回车键，即从该处播放；方向键可在各窗之间移动。"
+    ),
     "timeline.window": "{start} 至 {end}：{label}，{percent}。从此处播放。",
     "sound.label": "{name} 的声音",
     "sound.gone": "声音文件已不在服务器上。请重新提交后收听。",

@@ -8,7 +8,6 @@ streaming from the microphone drops what comes while it waits.
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import gradio as gr
 import numpy as np
