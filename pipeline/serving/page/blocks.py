@@ -146,9 +146,12 @@ def _model_facts(model: ServedModel, words: Words) -> str:
 def _theme() -> gr.themes.Base:
     """Gradio's own, with fonts of the visitor's machine: nothing is fetched from elsewhere."""
     theme = gr.themes.Default(
+        primary_hue="indigo",
         font=["system-ui", "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "sans-serif"],
         font_mono=["ui-monospace", "Consolas", "monospace"],
     )
     return theme.set(  # Gradio's are too faint to be read easily
-        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300"
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        color_accent="*primary_600",
     )

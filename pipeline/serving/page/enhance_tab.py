@@ -17,7 +17,7 @@ from pipeline.serving.answers import Problem, RefusedError, Service
 from pipeline.serving.page import formats
 from pipeline.serving.page.events import EVENT, words_of
 from pipeline.serving.page.result_html import facts_list, failure, player, warnings_list
-from pipeline.serving.page.session import Session, safe_suffix, upload_of
+from pipeline.serving.page.session import Session, safe_stem, safe_suffix, upload_of
 from pipeline.serving.page.texts import Words
 from pipeline.serving.page.uploads import Given, files_input
 from transforms.errors import StageError
@@ -77,8 +77,10 @@ class EnhanceTab:
             yield [None, _section(words["enhance.of"].format(name=name), result)]
 
     async def _result(self, file: Given, session: Session, words: Words) -> str:
-        stem = session.open_folder(self._folder) / f"enhance-{next(session.numbers)}"
-        kept, after = stem.with_suffix(safe_suffix(file.name)), Path(f"{stem}-after.flac")
+        folder = session.open_folder(self._folder) / f"enhance-{next(session.numbers)}"
+        folder.mkdir()
+        kept = folder / f"before{safe_suffix(file.name)}"
+        after = folder / f"{safe_stem(file.name)}.flac"  # a browser saves it under this name
         os.link(file.path, kept)
         upload = await asyncio.to_thread(upload_of, file.name, kept)
         enhanced = await self._service.enhance(upload)
@@ -111,10 +113,9 @@ def _result_html(row: Mapping[str, Any], name: str, before: Path, after: Path, w
         words["fact.rate"]: f"{row['sample_rate_hz']} Hz",
         words["fact.channels"]: row["channels"],
     }
-    saved_as = escape(f"{Path(name).stem}.flac")
     return (
         f'{warnings_list(row["decode_warnings"], words)}<div class="players">{players}</div>'
-        f'<p><a class="button" download="{saved_as}" href="{escape(formats.address(after))}">'
+        f'<p><a class="button" download href="{escape(formats.address(after))}">'
         f"{words['enhance.download']}</a></p>"
         f"<h3>{words['facts.heading']}</h3>{facts_list(figures)}"
     )

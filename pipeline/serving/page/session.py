@@ -19,6 +19,7 @@ from pipeline.serving.answers import Labelled, Upload
 
 MAX_ENTRIES = 100
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
+_NOT_IN_STEM = re.compile(r"[^\w \-.()]")
 _NO_SUFFIX = ".bin"
 
 
@@ -165,6 +166,11 @@ def safe_suffix(name: str) -> str:
     """The end of a file's name if a server may use it as one."""
     suffix = Path(name).suffix.lower()
     return suffix if _SUFFIX.fullmatch(suffix) else _NO_SUFFIX
+
+
+def safe_stem(name: str) -> str:
+    """The rest of a file's name, without what is no letter, figure, space or one of ``-_.()``."""
+    return _NOT_IN_STEM.sub("_", Path(name).stem)[:80] or "sound"
 
 
 def upload_of(name: str, file: Path) -> Upload:
