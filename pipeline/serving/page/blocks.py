@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from html import escape
@@ -42,7 +43,17 @@ def mount_page(app: FastAPI, service: Service, temporary: Path) -> None:
     temporary : Path
         A folder of the page's own for what visitors hand in. It is emptied as sessions end and
         when the application stops.
+
+    Raises
+    ------
+    RuntimeError
+        If it is called from a running event loop.
     """
+    # Where no event loop runs, Gradio makes several and closes none.
+    asyncio.run(_mount(app, service, temporary))
+
+
+async def _mount(app: FastAPI, service: Service, temporary: Path) -> None:
     page = build_page(service, temporary)
     app.mount(_ASSETS_ROUTE, StaticFiles(directory=_ASSETS))
     app.add_middleware(OnlyThePage)
