@@ -85,8 +85,8 @@ def download_links(files: Sequence[Path], version: int, words: Words) -> str:
     if not files:
         return f"{heading}<p>{words['downloads.none']}</p>"
     links = "".join(
-        f'<a class="button" download="{file.name}"'
-        f' href="{escape(formats.address(file))}?version={version}">{file.name}</a> '
+        f'<a class="button" download="{escape(file.name)}"'
+        f' href="{escape(formats.address(file))}?version={version}">{escape(file.name)}</a> '
         for file in files
     )
     return f'{heading}<p class="downloads">{links}</p>'
