@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -13,6 +15,7 @@ from fastapi.staticfiles import StaticFiles
 
 from pipeline.serving.answers import ServedModel, Service
 from pipeline.serving.page import formats
+from pipeline.serving.page.english import ENGLISH
 from pipeline.serving.page.enhance_tab import EnhanceTab
 from pipeline.serving.page.events import EVENT, words_of
 from pipeline.serving.page.guard import OnlyThePage
@@ -20,7 +23,7 @@ from pipeline.serving.page.label_tab import LabelTab
 from pipeline.serving.page.live_tab import LiveTab
 from pipeline.serving.page.result_html import facts_list
 from pipeline.serving.page.session import Session
-from pipeline.serving.page.texts import ENGLISH, LOCALES, Words
+from pipeline.serving.page.texts import LOCALES, Words
 
 _ASSETS = Path(__file__).parent / "assets"
 _ASSETS_ROUTE = "/page-assets"
@@ -40,7 +43,17 @@ def mount_page(app: FastAPI, service: Service, temporary: Path) -> None:
     temporary : Path
         A folder of the page's own for what visitors hand in. It is emptied as sessions end and
         when the application stops.
+
+    Raises
+    ------
+    RuntimeError
+        If it is called from a running event loop.
     """
+    # Where no event loop runs, Gradio makes several and closes none.
+    asyncio.run(_mount(app, service, temporary))
+
+
+async def _mount(app: FastAPI, service: Service, temporary: Path) -> None:
     page = build_page(service, temporary)
     app.mount(_ASSETS_ROUTE, StaticFiles(directory=_ASSETS))
     app.add_middleware(OnlyThePage)
@@ -66,11 +79,12 @@ def build_page(service: Service, temporary: Path) -> gr.Blocks:
     temporary.mkdir(parents=True, exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(temporary)  # read as components are made
     tasks = {model.task: model for model in reversed(service.models)}
-    with gr.Blocks(
+    page = gr.Blocks(
         analytics_enabled=False,
         title=ENGLISH["title"],
         delete_cache=(_SWEEP_SECONDS, _UPLOAD_SECONDS),
-    ) as page:
+    )
+    with page:
         session = gr.State(Session())
         head = gr.HTML(elem_id="page-head")
         with gr.Tabs():
@@ -124,7 +138,7 @@ def _head(service: Service, words: Words) -> str:
     )
 
 
-def _foot(models: list[ServedModel], words: Words) -> str:
+def _foot(models: Sequence[ServedModel], words: Words) -> str:
     items = "".join(
         f"<li><h3>{escape(model.name)}</h3>{_model_facts(model, words)}</li>" for model in models
     )
@@ -142,7 +156,13 @@ def _model_facts(model: ServedModel, words: Words) -> str:
 
 def _theme() -> gr.themes.Base:
     """Gradio's own, with fonts of the visitor's machine: nothing is fetched from elsewhere."""
-    return gr.themes.Default(
+    theme = gr.themes.Default(
+        primary_hue="indigo",
         font=["system-ui", "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "sans-serif"],
         font_mono=["ui-monospace", "Consolas", "monospace"],
+    )
+    return theme.set(  # Gradio's are too faint to be read easily
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        color_accent="*primary_600",
     )

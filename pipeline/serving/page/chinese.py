@@ -23,7 +23,6 @@ CHINESE = {
     "step.decoding": "正在解码，已解码 {seconds} 秒",
     "step.labelling": "正在标注",
     "step.failed": "失败",
-    "show": "查看 {name} 的结果",
     "announce.done": "{name}：{label}，{percent}",
     "announce.failed": "{name}：失败",
     "result.heading": "结果",
@@ -39,7 +38,9 @@ CHINESE = {
     "scores.label": "标签",
     "scores.score": "得分",
     "timeline.heading": "时间窗",
-    "timeline.help": "模型按时间窗聆听曲目。点击某一窗或按回车键，即从该处播放；方向键可在各窗之间移动。",
+    "timeline.help": (
+        "模型按时间窗聆听曲目。点击某一窗或按回车键，即从该处播放；方向键可在各窗之间移动。"
+    ),
     "timeline.window": "{start} 至 {end}：{label}，{percent}。从此处播放。",
     "sound.label": "{name} 的声音",
     "sound.gone": "声音文件已不在服务器上。请重新提交后收听。",
@@ -90,7 +91,6 @@ CHINESE = {
     "enhance.dc_offset": "各声道的直流偏移",
     "enhance.clipped": "削波的样本",
     "enhance.method": "方法",
-    "no.model": "此服务器没有相应的模型。",
     # Models
     "models.heading": "模型",
     "model.task.label": "标注文件",
@@ -142,5 +142,6 @@ CHINESE = {
     "reason.out_of_time": "处理超时。请使用更短的文件。",
     "reason.overloaded": "服务器内存不足。请稍候再提交。",
     "reason.shutting_down": "服务器正在停止。请一分钟后再试。",
+    "reason.internal": "服务器出错。请重试，或报告此问题。",
     "reason.too_many": "一次提交的文件过多。请单独提交此文件。",
 }

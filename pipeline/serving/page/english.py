@@ -26,7 +26,6 @@ ENGLISH = {
     "step.decoding": "decoding, {seconds} s so far",
     "step.labelling": "labelling",
     "step.failed": "failed",
-    "show": "Show the result of {name}",
     "announce.done": "{name}: {label}, {percent}",
     "announce.failed": "{name}: failed",
     "result.heading": "Result",
@@ -107,7 +106,6 @@ ENGLISH = {
     "enhance.dc_offset": "Offset of each channel",
     "enhance.clipped": "Clipped samples",
     "enhance.method": "Method",
-    "no.model": "This server has no model for it.",
     # Models
     "models.heading": "Models",
     "model.task.label": "labels files",
@@ -164,5 +162,6 @@ ENGLISH = {
     "reason.out_of_time": "It took longer than one request may. Try a shorter file.",
     "reason.overloaded": "The server is short of memory. Wait a little, and hand it in again.",
     "reason.shutting_down": "The server is being stopped. Try again in a minute.",
+    "reason.internal": "Something went wrong on the server. Try it again, or report it.",
     "reason.too_many": "More files came than one drop may have. Hand it in again by itself.",
 }

@@ -17,9 +17,9 @@ from pipeline.serving.answers import Problem, RefusedError, Service
 from pipeline.serving.page import formats
 from pipeline.serving.page.events import EVENT, words_of
 from pipeline.serving.page.result_html import facts_list, failure, player, warnings_list
-from pipeline.serving.page.session import Session, safe_suffix, upload_of
+from pipeline.serving.page.session import Session, safe_stem, safe_suffix, upload_of
 from pipeline.serving.page.texts import Words
-from pipeline.serving.page.uploads import Files, Given
+from pipeline.serving.page.uploads import Given, files_input
 from transforms.errors import StageError
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class EnhanceTab:
     def place(self, page: gr.Blocks, session: gr.State, words: gr.I18n) -> None:
         """Put the tab's components into the page and wire them."""
         intro = gr.HTML()
-        file = Files(file_count="single", label=words("enhance.label"), height=160)
+        file = files_input(words("enhance.label"), "single")
         shown = gr.HTML()
         file.upload(self.drop, [file, session], [file, shown], **EVENT)
         page.load(self.shown, None, intro, **EVENT)
@@ -60,7 +60,7 @@ class EnhanceTab:
         for file in given[:1]:
             name = escape(file.name)
             working = words["enhance.working"].format(name=name)
-            yield [gr.update(value=None), _section(working, "")]
+            yield [None, _section(working, "")]
             work = asyncio.create_task(self._result(file, session, words))
             session.work.add(work)
             try:
@@ -74,11 +74,13 @@ class EnhanceTab:
                 result = failure(Problem.INTERNAL.value, type(error).__name__, words)
             finally:
                 session.work.discard(work)
-            yield [gr.skip(), _section(words["enhance.of"].format(name=name), result)]
+            yield [None, _section(words["enhance.of"].format(name=name), result)]
 
     async def _result(self, file: Given, session: Session, words: Words) -> str:
-        stem = session.open_folder(self._folder) / f"enhance-{next(session.numbers)}"
-        kept, after = stem.with_suffix(safe_suffix(file.name)), Path(f"{stem}-after.flac")
+        folder = session.open_folder(self._folder) / f"enhance-{next(session.numbers)}"
+        folder.mkdir()
+        kept = folder / f"before{safe_suffix(file.name)}"
+        after = folder / f"{safe_stem(file.name)}.flac"  # a browser saves it under this name
         os.link(file.path, kept)
         upload = await asyncio.to_thread(upload_of, file.name, kept)
         enhanced = await self._service.enhance(upload)
@@ -92,14 +94,10 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _section(heading: str, content: str) -> str:
-    return (
-        f'<section class="result"><h2 role="status">{heading}</h2>{content}</section>'
-    )
+    return f'<section class="result"><h2 role="status">{heading}</h2>{content}</section>'
 
 
-def _result_html(
-    row: Mapping[str, Any], name: str, before: Path, after: Path, words: Words
-) -> str:
+def _result_html(row: Mapping[str, Any], name: str, before: Path, after: Path, words: Words) -> str:
     players = "".join(
         f"<div><h3>{words[key]}</h3>"
         f"{player(formats.address(path), f'{words[key]}: {name}', words)}</div>"
@@ -115,10 +113,9 @@ def _result_html(
         words["fact.rate"]: f"{row['sample_rate_hz']} Hz",
         words["fact.channels"]: row["channels"],
     }
-    saved_as = escape(f"{Path(name).stem}.flac")
     return (
         f'{warnings_list(row["decode_warnings"], words)}<div class="players">{players}</div>'
-        f'<p><a class="button" download="{saved_as}" href="{escape(formats.address(after))}">'
+        f'<p><a class="button" download href="{escape(formats.address(after))}">'
         f"{words['enhance.download']}</a></p>"
         f"<h3>{words['facts.heading']}</h3>{facts_list(figures)}"
     )

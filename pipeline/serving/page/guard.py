@@ -8,6 +8,27 @@ from __future__ import annotations
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "media-src 'self' blob:",
+        "font-src 'self'",
+        "connect-src 'self' blob:",
+        "manifest-src 'self'",
+        "base-uri 'self'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""The strictest policy that the page works under.
+
+Gradio writes its settings into a script of the page, styles into elements, and makes functions
+of the templates of its HTML component; the recorder plays blobs and draws their waveform.
+"""
+
 _PREFIX = "/gradio_api/"
 _OPEN = (
     "upload", "upload_progress", "queue/join", "queue/data", "heartbeat/", "cancel", "reset",

@@ -13,11 +13,11 @@ import gradio as gr
 from pipeline.serving.answers import Problem, Progress, RefusedError, Service
 from pipeline.serving.page.downloads import write_downloads
 from pipeline.serving.page.events import EVENT, words_of
-from pipeline.serving.page.list_html import announcement, download_links, session_list
+from pipeline.serving.page.list_html import announcements, download_links, session_list
 from pipeline.serving.page.result_html import result
-from pipeline.serving.page.session import FINAL, Entry, Session, State, upload_of
+from pipeline.serving.page.session import Entry, Session, State, upload_of
 from pipeline.serving.page.texts import Words
-from pipeline.serving.page.uploads import Files, Given, Recorder
+from pipeline.serving.page.uploads import Given, files_input, recorder_input
 from transforms.errors import StageError
 
 _LOG = logging.getLogger(__name__)
@@ -42,20 +42,17 @@ class LabelTab:
     def __init__(self, service: Service, folder: Path) -> None:
         self._service = service
         self._folder = folder
-        self._labels = service.models[0].labels
+        self.labels = service.models[0].labels
         self._threshold = service.models[0].unknown_threshold
 
     def place(self, page: gr.Blocks, session: gr.State, words: gr.I18n) -> None:
         """Put the tab's components into the page and wire them."""
-        with gr.Row(equal_height=True):
-            files = Files(file_count="multiple", label=words("files.label"), height=160)
-            recorder = Recorder(
-                sources=["microphone"], type="filepath", label=words("recorder.label"),
-                buttons=[], editable=False,
-            )  # fmt: skip
+        files = files_input(words("files.label"), "multiple")
+        with gr.Accordion(words("recorder.label"), open=False):
+            recorder = recorder_input(words("recorder.label"))
         said = gr.HTML(elem_classes="for-screen-readers")
         listing = gr.HTML(js_on_load=_CHOOSING)
-        clear = gr.Button(words("clear"), size="sm")
+        clear = gr.Button(words("clear"), size="sm", elem_classes="clear")
         shown = gr.HTML()
         downloads = gr.HTML()
         everything = [listing, said, shown, downloads]
@@ -72,7 +69,7 @@ class LabelTab:
     ) -> AsyncIterator[list[Any]]:
         """Label the files of one drop; yields [files, list, announcement, result, downloads]."""
         async for parts in self._work(list(given), session, words_of(request)):
-            yield [gr.update(value=None), *parts]
+            yield [None, *parts]
 
     async def recorded(
         self, path: str | None, session: Session, request: gr.Request
@@ -83,16 +80,15 @@ class LabelTab:
         words = words_of(request)
         name = words["recording.name"].format(number=next(session.recordings))
         async for parts in self._work([Given(name, Path(path))], session, words):
-            yield [gr.update(value=None), *parts]
+            yield [None, *parts]
 
-    async def select(
-        self, session: Session, event: gr.EventData, request: gr.Request
-    ) -> list[Any]:
+    async def select(self, session: Session, event: gr.EventData, request: gr.Request) -> list[Any]:
         """Show the result of a chosen entry; gives [list, result]."""
         number = event._data.get("entry")
         if session.entry(number) is not None:
             session.select(number)
-        return [self._list(session, words_of(request)), self._result(session, words_of(request))]
+        words = words_of(request)
+        return [session_list(session, self.labels, words), self.result(session, words)]
 
     async def clear(self, session: Session, request: gr.Request) -> list[Any]:
         """Forget everything; gives [list, announcement, result, downloads]."""
@@ -102,10 +98,7 @@ class LabelTab:
     async def shown(self, session: Session, request: gr.Request) -> list[Any]:
         """The session as it is; gives [list, announcement, result, downloads]."""
         words = words_of(request)
-        return [
-            self._list(session, words), "", self._result(session, words),
-            await self._downloads(session, words),
-        ]  # fmt: skip
+        return await _View(self, session, words).drawn()
 
     async def _work(
         self, given: list[Given], session: Session, words: Words
@@ -117,15 +110,13 @@ class LabelTab:
         slots = asyncio.Semaphore(FILES_AT_ONCE)
         tasks = {asyncio.create_task(self._label(entry, session, slots)) for entry in entries}
         session.work |= tasks
-        view = _View(self, session, words, entries)
+        view = _View(self, session, words)
         try:
-            yield await view.changes()
+            yield await view.drawn()
             while not all(task.done() for task in tasks):
-                await asyncio.wait(
-                    tasks, timeout=REDRAW_SECONDS, return_when=asyncio.ALL_COMPLETED
-                )
+                await asyncio.wait(tasks, timeout=REDRAW_SECONDS, return_when=asyncio.ALL_COMPLETED)
                 if view.is_old():
-                    yield await view.changes()
+                    yield await view.drawn()
         finally:
             for task in tasks:
                 task.cancel()
@@ -144,8 +135,7 @@ class LabelTab:
             except Exception as error:
                 _LOG.exception("the page could not label a file")
                 entry.failed(Problem.INTERNAL.value, type(error).__name__)
-            finally:
-                session.ended(entry)
+            session.ended(entry)
 
     async def _answer(self, entry: Entry, session: Session) -> None:
         def told(progress: Progress) -> None:
@@ -166,49 +156,54 @@ class LabelTab:
         sound = await self._service.playable(upload, labelled.prediction["codec"])
         await asyncio.to_thread(entry.answered, labelled, sound)
 
-    def _list(self, session: Session, words: Words) -> str:
-        return session_list(session, self._labels, words)
-
-    def _result(self, session: Session, words: Words) -> str:
+    def result(self, session: Session, words: Words) -> str:
+        """The result of the chosen entry."""
         entry = session.entry(session.selected)
-        return result(entry, self._labels, self._threshold, words)
+        return result(entry, self.labels, self._threshold, words)
 
-    async def _downloads(self, session: Session, words: Words) -> str:
+    async def downloads(self, session: Session, words: Words) -> str:
+        """Links to all rows, which are written for it."""
         rows = [entry.prediction for entry in session.done]
         if not rows:
             return download_links([], session.version, words)
         folder = session.open_folder(self._folder)
-        files = await asyncio.to_thread(write_downloads, rows, self._labels, folder)
+        files = await asyncio.to_thread(write_downloads, rows, self.labels, folder)
         return download_links(files, session.version, words)
 
 
 class _View:
-    """What a visitor sees of a drop, and what of it has to be sent again."""
+    """What a visitor sees while a drop is worked on.
 
-    def __init__(self, tab: LabelTab, session: Session, words: Words, entries: list[Entry]) -> None:
+    Everything is sent each time: Gradio sends only what differs, and may lose an update that one
+    without a value follows at once.
+    """
+
+    def __init__(self, tab: LabelTab, session: Session, words: Words) -> None:
         self._tab, self._session, self._words = tab, session, words
-        self._unsaid = entries
-        self._version = -1
-        self._drawn: tuple[int | None, State | None] = (None, None)
-        self._done = -1
+        self._version = -1  # of the session, when it was drawn
+        self._shown: tuple[int | None, State | None] = (None, None)
+        self._result = tab.result(session, words)
+        self._rows = -1
+        self._downloads = ""
 
     def is_old(self) -> bool:
+        """Whether there is something new to be seen."""
         return self._version != self._session.version
 
-    async def changes(self) -> list[Any]:
+    async def drawn(self) -> list[Any]:
+        """The session as it is; [list, announcement, result, downloads]."""
         session, words = self._session, self._words
         self._version = session.version
-        ended = [entry for entry in self._unsaid if entry.state in FINAL]
-        self._unsaid = [entry for entry in self._unsaid if entry not in ended]
-        said = "; ".join(announcement(entry, words) for entry in ended)
-        shown = session.entry(session.selected)
-        drawn = (session.selected, shown.state if shown else None)
-        is_new, self._drawn = drawn != self._drawn, drawn
-        done = len(session.done)
-        has_rows, self._done = done != self._done, done
+        entry = session.entry(session.selected)
+        shown = (session.selected, entry.state if entry else None)
+        if shown != self._shown:
+            self._shown, self._result = shown, self._tab.result(session, words)
+        rows = len(session.done)
+        if rows != self._rows:
+            self._rows, self._downloads = rows, await self._tab.downloads(session, words)
         return [
-            self._tab._list(session, words),
-            said or gr.skip(),
-            self._tab._result(session, words) if is_new else gr.skip(),
-            await self._tab._downloads(session, words) if has_rows else gr.skip(),
+            session_list(session, self._tab.labels, words),
+            announcements(session, words),
+            self._result,
+            self._downloads,
         ]

@@ -30,7 +30,9 @@ def _row(entry: Entry, selected: bool, labels: Sequence[str], words: Words) -> s
     name = f'<span class="name">{escape(entry.name)}</span>'
     content = f'{name}<span class="state">{_state(entry, words)}</span>'
     if entry.state not in FINAL:
-        return f'<li class="running"><div>{content}<i class="busy" aria-hidden="true"></i></div></li>'
+        return (
+            f'<li class="running"><div>{content}<i class="busy" aria-hidden="true"></i></div></li>'
+        )
     label = entry.prediction.get("label", "")
     return (
         f'<li class="{entry.state.value}" style="{hue(label, labels)}">'
@@ -48,8 +50,16 @@ def _state(entry: Entry, words: Words) -> str:
     return step_words(entry, words)
 
 
-def announcement(entry: Entry, words: Words) -> str:
-    """What a screen reader says when a file has ended."""
+def announcements(session: Session, words: Words) -> str:
+    """What a screen reader says of the files that have ended, in the order of their ends.
+
+    A log, of which only what is added is read.
+    """
+    said = "".join(f"<p>{_announcement(entry, words)}</p>" for entry in session.ends)
+    return f'<div role="log">{said}</div>'
+
+
+def _announcement(entry: Entry, words: Words) -> str:
     name = escape(entry.name)
     if entry.state is State.FAILED:
         return words["announce.failed"].format(name=name)
@@ -75,8 +85,8 @@ def download_links(files: Sequence[Path], version: int, words: Words) -> str:
     if not files:
         return f"{heading}<p>{words['downloads.none']}</p>"
     links = "".join(
-        f'<a class="button" download="{file.name}"'
-        f' href="{escape(formats.address(file))}?version={version}">{file.name}</a> '
+        f'<a class="button" download="{escape(file.name)}"'
+        f' href="{escape(formats.address(file))}?version={version}">{escape(file.name)}</a> '
         for file in files
     )
     return f'{heading}<p class="downloads">{links}</p>'

@@ -44,7 +44,8 @@ def live(stream: Stream, labels: Sequence[str], words: Words) -> str:
 def _problem(stream: Stream, words: Words) -> str:
     if not stream.reason:
         return '<div class="live-problem"></div>'
-    return f'<div class="live-problem" role="alert">{failure(stream.reason, stream.message, words)}</div>'
+    said = failure(stream.reason, stream.message, words)
+    return f'<div class="live-problem" role="alert">{said}</div>'
 
 
 def _now(stream: Stream, labels: Sequence[str], words: Words) -> str:
@@ -56,7 +57,8 @@ def _now(stream: Stream, labels: Sequence[str], words: Words) -> str:
     heard = words["live.heard"].format(time=formats.clock(int(stream.heard_seconds)))
     scores = scores_table(stream.scores, labels, words, best=stream.label) if stream.scores else ""
     return (
-        f'<h3>{words["live.now"]}</h3><p class="verdict running" style="{hue(stream.label or "", labels)}">'
+        f"<h3>{words['live.now']}</h3>"
+        f'<p class="verdict" style="{hue(stream.label or "", labels)}">'
         f'<strong aria-live="polite" aria-atomic="true">{label}</strong>'
         f' <span>{confidence}</span></p><p class="note">{heard}</p><div>{scores}</div>'
     )

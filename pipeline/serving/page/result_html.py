@@ -13,6 +13,8 @@ from transforms.records import UNKNOWN_LABEL
 
 _HUE_STEP = 137.508  # degrees: the golden angle keeps the hues of neighbours apart
 
+_WIDE = 24  # characters: a longer fact has a line of its own
+
 
 def hue(label: str, labels: Sequence[str]) -> str:
     """The CSS that colours a label; what the model does not know is grey."""
@@ -50,7 +52,7 @@ def scores_table(
         )
     )
     head = (
-        f'<th scope="col">{words["scores.label"]}</th><td></td>'
+        f'<th scope="col">{words["scores.label"]}</th><td aria-hidden="true"></td>'
         f'<th scope="col">{words["scores.score"]}</th>'
     )
     caption = words["scores.caption"].format(count=len(labels))
@@ -102,7 +104,11 @@ def facts(row: Mapping[str, Any], words: Words) -> str:
 
 def facts_list(values: Mapping[str, Any]) -> str:
     """Names and values as a description list."""
-    items = (f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in values.items())
+    items = (
+        f'<div class="{"wide" if len(str(value)) > _WIDE else ""}">'
+        f"<dt>{name}</dt><dd>{escape(str(value))}</dd></div>"
+        for name, value in values.items()
+    )
     return f'<dl class="facts">{"".join(items)}</dl>'
 
 
@@ -111,20 +117,20 @@ def warnings_list(codes: Sequence[str], words: Words) -> str:
     if not codes:
         return ""
     items = "".join(f"<li>{escape(warning_words(words, code))}</li>" for code in codes)
-    return (
-        f'<div class="warnings" role="note"><h4>{words["warnings.heading"]}</h4><ul>{items}</ul></div>'
-    )
+    heading = f"<h3>{words['warnings.heading']}</h3>"
+    return f'<div class="warnings" role="note">{heading}<ul>{items}</ul></div>'
 
 
 def failure(reason: str, message: str, words: Words) -> str:
     """Why something failed and what to do."""
     detail = words["failure.detail"].format(message=escape(message))
-    return (
-        f'<div class="failure"><p>{escape(reason_words(words, reason))}</p><p><small>{detail}</small></p></div>'
-    )
+    said = f"<p>{escape(reason_words(words, reason))}</p>"
+    return f'<div class="failure">{said}<p><small>{detail}</small></p></div>'
 
 
-def result(entry: Entry | None, labels: Sequence[str], threshold: float | None, words: Words) -> str:
+def result(
+    entry: Entry | None, labels: Sequence[str], threshold: float | None, words: Words
+) -> str:
     """All that is shown of one file.
 
     Parameters
@@ -199,7 +205,8 @@ def _player(entry: Entry, words: Words) -> str:
 def player(source: str, label: str, words: Words) -> str:
     """An audio player, and the sentence that page.js shows once the sound is gone."""
     return (
-        f'<audio controls preload="metadata" src="{escape(source)}" aria-label="{escape(label)}"></audio>'
+        f'<audio controls preload="metadata" src="{escape(source)}"'
+        f' aria-label="{escape(label)}"></audio>'
         f'<p class="sound-gone" role="alert" hidden>{words["sound.gone"]}</p>'
     )
 

@@ -19,6 +19,7 @@ from pipeline.serving.answers import Labelled, Upload
 
 MAX_ENTRIES = 100
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
+_NOT_IN_STEM = re.compile(r"[^\w \-.()]")
 _NO_SUFFIX = ".bin"
 
 
@@ -84,8 +85,9 @@ class Entry:
 
     def forget(self) -> None:
         """Delete its files."""
-        for path in {self.file, self.picture, self.sound} - {None}:
-            path.unlink(missing_ok=True)
+        for path in (self.file, self.picture, self.sound):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 @dataclass
@@ -94,10 +96,11 @@ class Session:
 
     entries: list[Entry] = field(default_factory=list)
     selected: int | None = None  # the number of the entry that is shown
+    ends: list[Entry] = field(default_factory=list)  # entries in the order of their ends
     version: int = 0  # grows with every change that a visitor can see
     folder: Path | None = None  # of its files, once it has any
-    work: set[asyncio.Task[None]] = field(default_factory=set)
-    following: bool = False  # the next file that ends is shown
+    work: set[asyncio.Task[Any]] = field(default_factory=set)
+    following: bool = False  # the next file that is labelled is shown
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     recordings: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -133,13 +136,15 @@ class Session:
         self.version += 1
 
     def follow(self) -> None:
-        """Show the next entry that ends."""
+        """Show the next entry that is labelled, and until then those that fail."""
         self.following = True
 
     def ended(self, entry: Entry) -> None:
-        """Take note of an entry that is done or failed."""
+        """Take note of an entry that is done or failed; a failure gives way to a result."""
         if self.following:
-            self.select(entry.number)
+            self.selected = entry.number
+            self.following = entry.state is not State.DONE
+        self.ends = [*self.ends[1 - MAX_ENTRIES :], entry]
         self.version += 1
 
     @property
@@ -153,7 +158,7 @@ class Session:
             task.cancel()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self.entries, self.selected, self.folder = [], None, None
+        self.entries, self.ends, self.selected, self.folder = [], [], None, None
         self.version += 1
 
 
@@ -161,6 +166,11 @@ def safe_suffix(name: str) -> str:
     """The end of a file's name if a server may use it as one."""
     suffix = Path(name).suffix.lower()
     return suffix if _SUFFIX.fullmatch(suffix) else _NO_SUFFIX
+
+
+def safe_stem(name: str) -> str:
+    """The rest of a file's name, without what is no letter, figure, space or one of ``-_.()``."""
+    return _NOT_IN_STEM.sub("_", Path(name).stem)[:80] or "sound"
 
 
 def upload_of(name: str, file: Path) -> Upload:

@@ -34,7 +34,7 @@ def words_for(accept_language: str | None) -> Words:
 
 def reason_words(words: Words, code: str) -> str:
     """What a reason of ``transforms.errors.Reason`` or a ``Problem`` says, and what to do."""
-    return words.get(f"reason.{code}", words["reason.internal_error"])
+    return words.get(f"reason.{code}", words["reason.internal"])
 
 
 def warning_words(words: Words, code: str) -> str:

@@ -1,12 +1,20 @@
-"""Gradio's components for files, closed against what only a forged request asks for."""
+"""Gradio's components for files, closed against what only a forged request asks for.
+
+They are changed one by one: of a subclass Gradio would write a stub beside the module. A handler
+gives None to empty them, and never ``gr.update``, after which a session would have new ones.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import gradio as gr
+from gradio.components.base import Component
 from gradio.data_classes import FileData, ListFiles
+
+_C = TypeVar("_C", bound=Component)
 
 
 class Given(NamedTuple):
@@ -16,40 +24,37 @@ class Given(NamedTuple):
     path: Path
 
 
-class _LocalOnly:
-    """Refuses addresses, which Gradio would fetch on behalf of whoever sends them."""
-
-    async def async_move_resource_to_block_cache(
-        self, url_or_file_path: str | Path | None
-    ) -> str | None:
-        if url_or_file_path is not None and "://" in str(url_or_file_path):
-            raise gr.Error("files are uploaded, not fetched", print_exception=False)
-        return await super().async_move_resource_to_block_cache(  # type: ignore[misc,no-any-return]
-            url_or_file_path
-        )
-
-
-def _given(file: FileData) -> Given:
-    path = Path(file.path)
-    return Given(Path(file.orig_name or path.name).name, path)
-
-
-class Files(_LocalOnly, gr.File):
+def files_input(label: Any, count: Literal["single", "multiple"]) -> gr.File:
     """A place to drop files at; its value is a list of :class:`Given`."""
-
-    is_template = True  # the browser's part is that of the class above
-
-    def preprocess(self, payload: ListFiles | FileData | None) -> Any:
-        if payload is None:
-            return []
-        return [_given(file) for file in (payload if isinstance(payload, ListFiles) else [payload])]
-
-    def get_block_name(self) -> str:
-        return "file"
+    component = gr.File(file_count=count, label=label, height=160)
+    component.preprocess = _given  # type: ignore[method-assign,assignment]
+    return _local_only(component)
 
 
-class Recorder(_LocalOnly, gr.Audio):
-    """A microphone whose recordings are files; its value is the path, or None."""
+def recorder_input(label: Any) -> gr.Audio:
+    """A microphone whose recordings are files; its value is a path, or None."""
+    component = gr.Audio(
+        sources=["microphone"], type="filepath", label=label, show_label=False, buttons=[],
+        editable=False,
+    )  # fmt: skip
+    return _local_only(component)
 
-    def get_block_name(self) -> str:
-        return "audio"
+
+def _given(payload: ListFiles | FileData | None) -> list[Given]:
+    if payload is None:
+        return []
+    files = payload.root if isinstance(payload, ListFiles) else [payload]
+    return [Given(Path(file.orig_name or file.path).name, Path(file.path)) for file in files]
+
+
+def _local_only(component: _C) -> _C:
+    """Refuse addresses, which Gradio would fetch on behalf of whoever sends them."""
+    move: Callable[[Any], Awaitable[str | None]] = component.async_move_resource_to_block_cache
+
+    async def move_file(path: str | Path | None) -> str | None:
+        if path is not None and "://" in str(path):
+            raise gr.Error("files are uploaded, not fetched", print_exception=False)
+        return await move(path)
+
+    component.async_move_resource_to_block_cache = move_file  # type: ignore[method-assign,assignment]
+    return component
