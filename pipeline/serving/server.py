@@ -139,7 +139,8 @@ async def _load(
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if service.models:
-                app = _page_app(AdmittedService(service, api.admission), folder / "page")
+                admitted = AdmittedService(service, api.admission)
+                app = await asyncio.to_thread(_page_app, admitted, folder / "page")
                 await until_stopped.enter_async_context(app.router.lifespan_context(app))
                 site.page = app
         await opening
