@@ -12,6 +12,7 @@ of errors, so that every answer passes them. From the outside in:
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import Collection, Mapping, Sequence
 
@@ -24,8 +25,8 @@ from pipeline.serving.problems import problem_response
 from pipeline.serving.rates import RateLimiter, client_of
 
 API = "/v1"
-_NEEDS_KEY = (API, "/metrics")
-_ANY_HOST = "/health/"  # a probe asks by the address of the container
+_FOR_PROGRAMS = (API, "/metrics")
+_OPEN_TO_ALL = "/health/"  # a probe asks by the address of the container, without a key
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"  # JSON needs nothing
 _HEADERS = {
@@ -59,7 +60,7 @@ def guarded(
     hosts : collection of str, optional
         See :func:`allowed_hosts`. Every host when None.
     api_key : str, optional
-        Asked of /v1 and /metrics.
+        Asked of all but /health/.
     rate : RateLimiter, optional
         For POST under /v1.
     """
@@ -128,7 +129,7 @@ class AllowedHosts:
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in {"http", "websocket"} and not _path(scope).startswith(_ANY_HOST):
+        if scope["type"] in {"http", "websocket"} and not _path(scope).startswith(_OPEN_TO_ALL):
             told = Headers(scope=scope).getlist("host")
             if len(told) != 1 or _without_port(told[0]) not in self._hosts:
                 message = (
@@ -140,25 +141,39 @@ class AllowedHosts:
 
 
 class ApiKey:
-    """Lets nobody ask for /v1 and /metrics without the key."""
+    """Lets nobody in without the key: programs by a header, browsers by asking for a password."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self.app = app
         self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        guarded_here = scope["type"] in {"http", "websocket"} and _path(scope).startswith(
-            _NEEDS_KEY
-        )
-        if guarded_here and not self._is_told(Headers(scope=scope)):
-            message = "this needs a key, in the header 'Authorization: Bearer KEY' or 'X-API-Key'"
-            return await _refuse(scope, receive, send, Problem.UNAUTHORIZED, message)
-        await self.app(scope, receive, send)
+        if scope["type"] not in {"http", "websocket"} or _path(scope).startswith(_OPEN_TO_ALL):
+            return await self.app(scope, receive, send)
+        if self._is_told(Headers(scope=scope)):
+            return await self.app(scope, receive, send)
+        message = "this needs a key, in the header 'Authorization: Bearer KEY' or 'X-API-Key'"
+        answer = problem_response(RefusedError(Problem.UNAUTHORIZED, message))
+        if not _path(scope).startswith(_FOR_PROGRAMS):
+            answer.headers["WWW-Authenticate"] = 'Basic realm="Catalog Labels", charset="UTF-8"'
+        await answer(scope, receive, send)
 
     def _is_told(self, headers: Headers) -> bool:
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        told = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        return hmac.compare_digest(told.encode("latin-1"), self._key)
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        told = headers.get("x-api-key", "").encode("latin-1")
+        if scheme.lower() == "bearer":
+            told = credentials.strip().encode("latin-1")
+        elif scheme.lower() == "basic":
+            told = _password(credentials)
+        return hmac.compare_digest(told, self._key)
+
+
+def _password(credentials: str) -> bytes:
+    """What a browser sends of a password, whatever the user's name."""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 class RateLimit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 
 import pytest
 from fastapi import FastAPI, Request, UploadFile
@@ -14,6 +15,13 @@ from pipeline.serving.problems import add_problem_handlers
 from pipeline.serving.rates import RateLimiter
 
 KEY = "k€y"
+
+
+def basic(credentials: str) -> str:
+    """What a browser sends of a name and a password (RFC 7617)."""
+    return "Basic " + base64.b64encode(credentials.encode()).decode()
+
+
 POLICY = "default-src 'self'; frame-ancestors 'none'"
 LIMITS = {"": 100, "/v1": 1_000, "/v1/labels": 5_000}
 
@@ -95,8 +103,12 @@ def test_every_answer_has_the_headers(path):
         ("/metrics", {"X-API-Key": KEY}, 200),
         ("/v1/models", {"Authorization": f"Bearer {KEY}"}, 200),
         ("/v1/models", {"authorization": f"bearer  {KEY}"}, 200),
+        ("/v1/models", {"Authorization": basic(f"anybody:{KEY}")}, 200),
+        ("/v1/models", {"Authorization": basic(f"{KEY}:wrong")}, 401),
+        ("/v1/models", {"Authorization": basic(KEY)}, 401),
+        ("/", {}, 401),
+        ("/", {"Authorization": basic(f":{KEY}")}, 200),
         ("/health/live", {}, 200),
-        ("/", {}, 200),
     ],
 )
 def test_the_key(path, headers, status):
@@ -105,7 +117,8 @@ def test_the_key(path, headers, status):
     assert answer.status_code == status
     if status == 401:
         assert problem(answer) == (401, "unauthorized")
-        assert answer.headers["www-authenticate"] == "Bearer"
+        asks = "Basic" if path == "/" else "Bearer"
+        assert answer.headers["www-authenticate"].split()[0] == asks
 
 
 def test_a_proxys_prefix_is_no_way_around_the_key():
