@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import sys
 import tempfile
@@ -114,6 +115,9 @@ async def _answering(server: Server, address: socket.socket) -> AsyncIterator[No
     try:
         yield
     finally:
+        # What was accepted is answered: only pages that are open still wait for events, and
+        # uvicorn would tell of each as of a fault.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         server.should_exit = True
         await answering
 
