@@ -153,6 +153,9 @@ async def _load(
 
 
 def _import_page() -> None:
+    from pipeline.serving.page.quick_import import import_gradio
+
+    import_gradio()
     import pipeline.serving.page.blocks  # noqa: F401 - takes seconds, in which the model is loaded
 
 
