@@ -19,14 +19,17 @@ class Visit:
     ----------
     browser : Browser
     url : str
+    script : str
+        Runs in the page before its own.
     options
         Of the browser's context: locale, viewport, color_scheme…
     """
 
-    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+    def __init__(self, browser: Browser, url: str, *, script: str = "", **options: Any) -> None:
         self.url = url
         self.context = browser.new_context(**{"locale": "en-US"} | options)
         self.context.set_default_timeout(PATIENCE_MS)
+        self.context.add_init_script(script)
         self.page: Page = self.context.new_page()
         self.errors: list[str] = []
         self.requested: list[str] = []
