@@ -37,8 +37,9 @@ class Visit:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", self._request)
         self.page.goto(url)
-        expect(self.page.locator("h1")).to_be_visible()
-        expect(self.page.locator("input[type=file]").first).to_be_attached()
+        # All that the page draws as it comes up: before that it may take the focus away.
+        for part in ("h1", "input[type=file]", "[role=log]", "h2", "#page-foot details"):
+            expect(self.page.locator(part).first).to_be_attached()
 
     def __enter__(self) -> Visit:
         return self
