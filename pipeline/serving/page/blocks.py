@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -43,14 +44,10 @@ def mount_page(app: FastAPI, service: Service, temporary: Path) -> None:
     temporary : Path
         A folder of the page's own for what visitors hand in. It is emptied as sessions end and
         when the application stops.
-
-    Raises
-    ------
-    RuntimeError
-        If it is called from a running event loop.
     """
-    # Where no event loop runs, Gradio makes several and closes none.
-    asyncio.run(_mount(app, service, temporary))
+    # Where no event loop runs, Gradio makes several and closes none. The caller may have one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, _mount(app, service, temporary)).result()
 
 
 async def _mount(app: FastAPI, service: Service, temporary: Path) -> None:

@@ -56,25 +56,28 @@ class LabelTab:
         shown = gr.HTML()
         downloads = gr.HTML()
         everything = [listing, said, shown, downloads]
-        files.upload(self.drop, [files, session], [files, *everything], **EVENT)
-        recorder.stop_recording(
+        # What a drop shows may overtake what a choice showed meanwhile: so each ends with a look.
+        dropped = files.upload(self.drop, [files, session], [files, *everything], **EVENT)
+        dropped.then(self.shown, session, everything, **EVENT)
+        recorded = recorder.stop_recording(
             self.recorded, [recorder, session], [recorder, *everything], **EVENT
         )
-        listing.select(self.select, session, [listing, shown], **EVENT)
+        recorded.then(self.shown, session, everything, **EVENT)
+        listing.select(self.select, session, everything, **EVENT)
         clear.click(self.clear, session, everything, **EVENT)
         page.load(self.shown, session, everything, **EVENT)
 
     async def drop(
         self, given: Sequence[Given], session: Session, request: gr.Request
     ) -> AsyncIterator[list[Any]]:
-        """Label the files of one drop; yields [files, list, announcement, result, downloads]."""
+        """Label the files of one drop; yields [files, list, announcements, result, downloads]."""
         async for parts in self._work(list(given), session, words_of(request)):
             yield [None, *parts]
 
     async def recorded(
         self, path: str | None, session: Session, request: gr.Request
     ) -> AsyncIterator[list[Any]]:
-        """Label a recording; yields [recorder, list, announcement, result, downloads]."""
+        """Label a recording; yields [recorder, list, announcements, result, downloads]."""
         if path is None:
             return
         words = words_of(request)
@@ -83,20 +86,19 @@ class LabelTab:
             yield [None, *parts]
 
     async def select(self, session: Session, event: gr.EventData, request: gr.Request) -> list[Any]:
-        """Show the result of a chosen entry; gives [list, result]."""
+        """Show the result of a chosen entry; gives [list, announcements, result, downloads]."""
         number = event._data.get("entry")
         if session.entry(number) is not None:
             session.select(number)
-        words = words_of(request)
-        return [session_list(session, self.labels, words), self.result(session, words)]
+        return await self.shown(session, request)
 
     async def clear(self, session: Session, request: gr.Request) -> list[Any]:
-        """Forget everything; gives [list, announcement, result, downloads]."""
+        """Forget everything; gives [list, announcements, result, downloads]."""
         session.clear()
         return await self.shown(session, request)
 
     async def shown(self, session: Session, request: gr.Request) -> list[Any]:
-        """The session as it is; gives [list, announcement, result, downloads]."""
+        """The session as it is; gives [list, announcements, result, downloads]."""
         words = words_of(request)
         return await _View(self, session, words).drawn()
 
@@ -191,7 +193,7 @@ class _View:
         return self._version != self._session.version
 
     async def drawn(self) -> list[Any]:
-        """The session as it is; [list, announcement, result, downloads]."""
+        """The session as it is; [list, announcements, result, downloads]."""
         session, words = self._session, self._words
         self._version = session.version
         entry = session.entry(session.selected)

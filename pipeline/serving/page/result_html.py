@@ -57,7 +57,7 @@ def scores_table(
     )
     caption = words["scores.caption"].format(count=len(labels))
     return (
-        f'<table class="scores"><caption>{caption}</caption>'
+        f'<table class="scores"><caption>{caption}</caption><colgroup><col><col><col></colgroup>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )
 

@@ -128,7 +128,7 @@ class StandIn:
         if "busy" in upload.uri and self.refusals:
             self.refusals -= 1
             raise RefusedError(Problem.BUSY, "too much in work", retry_after_seconds=1)
-        if "broken" in upload.uri:
+        if "broken" in upload.uri or upload.uri.endswith(".txt"):
             raise StageError(Reason.NOT_AUDIO, "nothing recognises it")
         self.in_work += 1
         self.most_in_work = max(self.most_in_work, self.in_work)

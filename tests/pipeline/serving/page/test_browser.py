@@ -360,9 +360,7 @@ navigator.mediaDevices.getUserMedia = (wanted) => { window.asked++; return ask(w
 def test_a_recording_is_labelled_and_no_microphone_is_asked_for_before(
     chromium: Browser, page_url: str, service: StandIn
 ) -> None:
-    with Visit(chromium, page_url) as visit:
-        visit.context.add_init_script(COUNT_MICROPHONES)
-        visit.page.reload()
+    with Visit(chromium, page_url, script=COUNT_MICROPHONES) as visit:
         visit.page.get_by_role("button", name="Or record something").click()
         record = visit.page.get_by_role("button", name="Record", exact=True)
         expect(record).to_be_visible()
@@ -416,12 +414,11 @@ def assert_is_one_sine(samples: np.ndarray, rate: int) -> None:
 
 
 def test_a_browser_without_a_microphone_is_told(chromium: Browser, page_url: str) -> None:
-    with Visit(chromium, page_url) as visit:
-        visit.context.add_init_script(
-            "navigator.mediaDevices.getUserMedia = () =>"
-            " Promise.reject(new DOMException('no', 'NotAllowedError'));"
-        )
-        visit.page.reload()
+    denied = (
+        "navigator.mediaDevices.getUserMedia = () =>"
+        " Promise.reject(new DOMException('no', 'NotAllowedError'));"
+    )
+    with Visit(chromium, page_url, script=denied) as visit:
         visit.open_tab(1)
         visit.page.get_by_role("button", name="Start listening").click()
         expect(visit.page.locator(".live-status")).to_contain_text("gives no microphone")

@@ -19,14 +19,17 @@ class Visit:
     ----------
     browser : Browser
     url : str
+    script : str
+        Runs in the page before its own.
     options
         Of the browser's context: locale, viewport, color_scheme…
     """
 
-    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+    def __init__(self, browser: Browser, url: str, *, script: str = "", **options: Any) -> None:
         self.url = url
         self.context = browser.new_context(**{"locale": "en-US"} | options)
         self.context.set_default_timeout(PATIENCE_MS)
+        self.context.add_init_script(script)
         self.page: Page = self.context.new_page()
         self.errors: list[str] = []
         self.requested: list[str] = []
@@ -34,8 +37,9 @@ class Visit:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", self._request)
         self.page.goto(url)
-        expect(self.page.locator("h1")).to_be_visible()
-        expect(self.page.locator("input[type=file]").first).to_be_attached()
+        # All that the page draws as it comes up: before that it may take the focus away.
+        for part in ("h1", "input[type=file]", "[role=log]", "h2", "#page-foot details"):
+            expect(self.page.locator(part).first).to_be_attached()
 
     def __enter__(self) -> Visit:
         return self
