@@ -41,6 +41,7 @@ from transforms.preprocess import prepare as prepare_window
 from transforms.records import FloatArray, LogMelWindow, Track, WindowPrediction, row_dict
 from transforms.sound_file import SoundWriter, check_fits
 from transforms.stopwatch import StopWatch
+from transforms.storage.durable import committed
 from transforms.streaming.blocks import MAX_PAYLOAD_BYTES, Block
 from transforms.streaming.listening import load_follower
 from transforms.streaming.ordering import SessionEnd
@@ -133,7 +134,8 @@ class SoundWorker:
         channels = 1 if rule else info.channels
         check_fits("flac", info.sample_rate_hz, channels)
         with (
-            SoundWriter(output, "flac", 16, frames=frames, sample_rate_hz=info.sample_rate_hz,
+            committed(str(output)) as draft,
+            SoundWriter(draft, "flac", 16, frames=frames, sample_rate_hz=info.sample_rate_hz,
                         channels=channels) as writer,
             self._sandbox.open(
                 upload.path, max_seconds=audio_seconds, channel_rule="mean" if rule else None

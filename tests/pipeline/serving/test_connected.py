@@ -58,9 +58,9 @@ class Work:
 
 def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def alone() -> None:
+        before = asyncio.all_tasks()
         await story()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        assert not others, "tasks are left behind"
+        assert asyncio.all_tasks() == before, "tasks are left behind"
 
     asyncio.run(asyncio.wait_for(alone(), PATIENCE_SECONDS))
 
