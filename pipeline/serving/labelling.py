@@ -46,8 +46,8 @@ from transforms.scores import LabelRule
 
 Out = TypeVar("Out")
 
-PLAYABLE = frozenset({"mp3", "pcm_s16", "pcm_s16le", "flac", "vorbis", "opus", "aac"})
-"""Codecs that every browser of today plays."""
+PLAYABLE = frozenset({"mp3", "pcm_s16", "flac", "vorbis", "opus", "aac"})
+"""Codecs that every browser of today plays; PCM in a WAV alone."""
 _QUEUED_BATCHES = 4  # of windows that wait for the model; then decoding waits
 _ATTEMPTS = 2  # of a batch whose process ended
 _LOGGER = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ class LabelService:
 
     async def playable(self, upload: Upload, codec: str) -> Path:
         """See :class:`pipeline.serving.answers.Service`."""
-        if codec in PLAYABLE:
+        if codec in PLAYABLE and (not codec.startswith("pcm") or _is_wav(upload.path)):
             return upload.path
         output = upload.path.with_name(f"{upload.path.name}-copy.flac")
         if not output.exists():
@@ -309,3 +309,8 @@ def _checked(outcome: WindowPrediction | StageError) -> WindowPrediction:
     if isinstance(outcome, StageError):
         raise outcome
     return outcome
+
+
+def _is_wav(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"RIFF"

@@ -17,8 +17,9 @@ import logging
 import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -95,17 +96,18 @@ class SoundWorker:
             features=prepared.features,
         )
         enhancer = None if prepared.denoiser is None else prepared.denoiser.load()
-        for window in decoded:
-            facts = window.facts
-            if limited and facts is not None and TOO_LONG in facts.decode_warnings:
-                raise RefusedError(
-                    Problem.TOO_LONG,
-                    f"more than {prepared.audio_seconds:g} s of sound, which is the limit here; "
-                    "label it by python -m pipeline.main",
-                )
-            image = convert(prepare_window(window, front_end, enhancer=enhancer), front_end)
-            check_image(image.image, shape)
-            yield image
+        with _named(upload):
+            for window in decoded:
+                facts = window.facts
+                if limited and facts is not None and TOO_LONG in facts.decode_warnings:
+                    raise RefusedError(
+                        Problem.TOO_LONG,
+                        f"more than {prepared.audio_seconds:g} s of sound, which is the limit "
+                        "here; label it by python -m pipeline.main",
+                    )
+                image = convert(prepare_window(window, front_end, enhancer=enhancer), front_end)
+                check_image(image.image, shape)
+                yield image
 
     def enhance(self, upload: Upload, folder: Path) -> Iterator[Any]:
         """Yield EnhancedRow's columns but those of the run; ``output`` is in ``folder``."""
@@ -114,7 +116,8 @@ class SoundWorker:
             raise RefusedError(Problem.INVALID_REQUEST, "nothing is enhanced here: see --enhancer")
         source = Fetched(upload.path, upload.sha256, upload.size_bytes)
         workplace = Workplace(str(folder), None, self._sandbox, StopWatch())
-        row = enhance_file(upload.uri, source, settings, workplace)
+        with _named(upload):
+            row = enhance_file(upload.uri, source, settings, workplace)
         if TOO_LONG in row["decode_warnings"]:
             Path(row["output"]).unlink()
             raise RefusedError(
@@ -169,6 +172,19 @@ class SoundWorker:
                 Problem.TOO_LARGE, f"{uri}: more than {most_bytes} bytes, which is the limit here"
             )
         yield Upload(uri, source.path, source.sha256, source.size_bytes)
+
+
+@contextmanager
+def _named(upload: Upload) -> Iterator[None]:
+    """Failures name a file as it was handed in, not as it lies here."""
+    here, name = f"{upload.path.name}: ", PurePosixPath(upload.uri).name
+    try:
+        yield
+    except StageError as error:
+        if not error.message.startswith(here):
+            raise
+        told = f"{name}: {error.message.removeprefix(here)}"
+        raise StageError(error.reason, told) from error
 
 
 def _blocks(
