@@ -93,6 +93,9 @@ class StageError(CatalogError):
         self.reason = reason
         self.message = message
 
+    def __reduce__(self) -> tuple[type[StageError], tuple[Reason, str]]:
+        return type(self), (self.reason, self.message)  # an exception's own way gives one argument
+
 
 class RunError(CatalogError):
     """What no input is to blame for: the run stops, and the same call goes on from there."""

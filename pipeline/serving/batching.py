@@ -79,11 +79,13 @@ class MicroBatcher(Generic[In, Out]):
         self._told(len(batch))
         try:
             results = await self._compute([item for item, _ in batch])
+            answered = list(zip(batch, results, strict=True))
         except Exception as error:  # every caller gets it
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
+                    future.exception()  # is looked at, even if its caller has left
             return
-        for (_, future), result in zip(batch, results, strict=True):
+        for (_, future), result in answered:
             if not future.done():
                 future.set_result(result)

@@ -49,9 +49,9 @@ class Flights(Generic[Out]):
             flight.task = asyncio.ensure_future(work(flight.tell))
             flight.task.add_done_callback(lambda _: self._land(key, flight))
         flight.listeners.append(told)
-        if flight.latest is not None:
-            told(flight.latest)
         try:
+            if flight.latest is not None:
+                told(flight.latest)
             return await asyncio.shield(flight.task)
         finally:
             flight.listeners.remove(told)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import datetime as dt
 import json
 import logging
+import shutil
+import tempfile
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -34,22 +35,19 @@ from pipeline.serving.batching import MicroBatcher
 from pipeline.serving.cache import Key, ResultCache
 from pipeline.serving.flights import Flights, Told
 from pipeline.serving.metrics import Metrics
+from pipeline.serving.rows import labelled_by, told_of
 from transforms.errors import StageError, UsageError
 from transforms.records import (
     FloatArray,
     LogMelWindow,
-    PredictionRow,
     WindowPrediction,
-    WindowRow,
-    row_dict,
 )
 from transforms.scores import LabelRule
-from transforms.track_rows import prediction_fields, window_fields
 
 Out = TypeVar("Out")
 
-PLAYABLE = frozenset({"mp3", "pcm_s16", "pcm_s16le", "flac", "vorbis", "opus", "aac"})
-"""Codecs that every browser of today plays."""
+PLAYABLE = frozenset({"mp3", "pcm_s16", "flac", "vorbis", "opus", "aac"})
+"""Codecs that every browser of today plays; PCM in a WAV alone."""
 _QUEUED_BATCHES = 4  # of windows that wait for the model; then decoding waits
 _ATTEMPTS = 2  # of a batch whose process ended
 _LOGGER = logging.getLogger(__name__)
@@ -120,14 +118,26 @@ class LabelService:
         worker = pool.Worker(
             self._context, worker_entry.model_worker, self._config, available_cores()
         )
-        for _ in ("announced", "loaded"):
-            kind, *content = worker.receive_now()
-            if kind == "wrong":
-                worker.end()
-                raise UsageError(content[0])
-            if kind == "announced" and not self._announced.done():
-                self._announced.set_result(content[0])
+        try:
+            for _ in ("announced", "loaded"):
+                kind, *content = worker.receive_now()
+                if kind == "wrong":
+                    raise UsageError(content[0])
+                if kind == "announced":
+                    self._note(content[0])
+        except BaseException:
+            worker.end()
+            raise
         return worker
+
+    def _note(self, announced: Announced) -> None:
+        """What the first process with the model says holds for all that come after it."""
+        if not self._announced.done():
+            self._announced.set_result(announced)
+        elif announced.models[0] != self.models[0]:
+            raise UsageError(
+                f"--model={self._config.model}: another model lies there by now; restart the server"
+            )
 
     def _start_sound(self) -> pool.Worker:
         prepared = self._announced.result().prepared
@@ -155,7 +165,7 @@ class LabelService:
 
     async def wait_until_announced(self) -> None:
         """Wait until ``models`` are known, which is before they are loaded."""
-        await asyncio.wrap_future(self._announced)
+        await asyncio.shield(asyncio.wrap_future(self._announced))  # there are others who wait
 
     async def gpu_memory(self) -> tuple[int, int] | None:
         """(free, total) bytes of the GPU; None on a CPU."""
@@ -188,23 +198,7 @@ class LabelService:
         return self._told_of(labelled, upload)
 
     def _told_of(self, labelled: Labelled, upload: Upload) -> Labelled:
-        """A result with the columns that are this request's own, in the order of the row."""
-        provenance = self._announced.result().provenance
-        own = {
-            **labelled.prediction,
-            **row_dict(provenance),
-            "uri": upload.uri,
-            "track_id": None,
-            "modified_at": None,
-            "labelled_at": dt.datetime.now(dt.timezone.utc),
-        }
-        windows = [
-            row_dict(WindowRow(**{**window, "uri": upload.uri, "content_sha256": upload.sha256,
-                                  "run_id": provenance.run_id}))
-            for window in labelled.windows
-        ]  # fmt: skip
-        prediction = row_dict(PredictionRow(**own))
-        return dataclasses.replace(labelled, prediction=prediction, windows=windows)
+        return told_of(labelled, upload, self._announced.result().provenance)
 
     async def _labelled(self, upload: Upload, picture: bool, tell: Told) -> Labelled:
         """Decode, compute and roll up, all at once as far as it goes."""
@@ -227,14 +221,7 @@ class LabelService:
         finally:
             for future in waiting:
                 future.cancel()
-        facts = predictions[-1].facts
-        assert facts is not None, "the last window carries the facts"
-        return Labelled(
-            prediction=prediction_fields(facts, predictions, self._rule),
-            windows=[window_fields(window, self._rule) for window in predictions],
-            picture=png,
-            from_cache=False,
-        )
+        return labelled_by(predictions, self._rule, png)
 
     async def _predict(
         self, windows: Sequence[LogMelWindow]
@@ -253,14 +240,19 @@ class LabelService:
     async def enhance(self, upload: Upload) -> Enhanced:
         """See :class:`pipeline.serving.answers.Service`."""
         self._check_loaded()
-        folder = upload.path.parent / f"{upload.path.name}-enhanced"
-        row = await self._in_time(self._sound.result("enhance", upload, folder))
+        folder = Path(tempfile.mkdtemp(prefix="enhanced-", dir=upload.path.parent))
+        path = folder.with_suffix(".flac")
+        try:
+            row = await self._in_time(self._sound.result("enhance", upload, folder))
+            Path(row["output"]).rename(path)
+        finally:  # a draft, too, of work that was cancelled
+            shutil.rmtree(folder, ignore_errors=True)
         self._metrics.files.labels("enhance", "model").inc()
-        return Enhanced(row, Path(row["output"]))
+        return Enhanced({**row, "output": str(path)}, path)
 
     async def playable(self, upload: Upload, codec: str) -> Path:
         """See :class:`pipeline.serving.answers.Service`."""
-        if codec in PLAYABLE:
+        if codec in PLAYABLE and (not codec.startswith("pcm") or _is_wav(upload.path)):
             return upload.path
         output = upload.path.with_name(f"{upload.path.name}-copy.flac")
         if not output.exists():
@@ -317,3 +309,8 @@ def _checked(outcome: WindowPrediction | StageError) -> WindowPrediction:
     if isinstance(outcome, StageError):
         raise outcome
     return outcome
+
+
+def _is_wav(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"RIFF"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,37 +20,50 @@ class Picture:
 
     def __init__(self) -> None:
         self._parts: list[npt.NDArray[np.uint8]] = []
-        self._columns = 0
+        self._columns = 0  # in the parts
         self._pooled = 1  # columns of an image that are one here
+        self._rest: npt.NDArray[np.float32] | None = None  # columns that are too few for one here
 
     def add(self, image: FloatArray) -> None:
         """Add a window's image, (height, width), -1 to 1, low frequencies first."""
-        levels = np.clip((image + 1) * 127.5, 0, 255)[::-1]
-        self._parts.append(_narrowed(levels, self._pooled).round().astype(np.uint8))
-        self._columns += self._parts[-1].shape[1]
-        while self._columns > MAX_COLUMNS and self._columns > len(self._parts):
-            self._pooled *= 2
-            self._parts = [_narrowed(part, 2).round().astype(np.uint8) for part in self._parts]
-            self._columns = sum(part.shape[1] for part in self._parts)
+        levels = np.clip((image + 1) * np.float32(127.5), 0, 255)[::-1]
+        rest = levels if self._rest is None else np.concatenate([self._rest, levels], axis=1)
+        whole = rest.shape[1] // self._pooled * self._pooled
+        self._rest = rest[:, whole:]
+        if whole:
+            self._parts.append(_narrowed(rest[:, :whole], self._pooled))
+            self._columns += self._parts[-1].shape[1]
+        while self._columns >= MAX_COLUMNS:
+            self._halve()
+
+    def _halve(self) -> None:
+        columns = np.concatenate(self._parts, axis=1)
+        even = columns.shape[1] // 2 * 2
+        odd = np.repeat(columns[:, even:], self._pooled, axis=1)
+        assert self._rest is not None, "what is halved has been added"
+        self._rest = np.concatenate([odd, self._rest], axis=1, dtype=np.float32)
+        self._parts = [_narrowed(columns[:, :even], 2)]
+        self._columns = even // 2
+        self._pooled *= 2
 
     def png(self) -> bytes:
         """The picture, time from left to right, low frequencies at the bottom."""
         from PIL import Image
 
-        picture = Image.fromarray(np.concatenate(self._parts, axis=1), mode="P")
+        parts = list(self._parts)
+        if self._rest is not None and self._rest.size:
+            parts.append(_narrowed(self._rest, self._rest.shape[1]))
+        picture = Image.fromarray(np.concatenate(parts, axis=1), mode="P")
         picture.putpalette(_palette().tobytes())
         content = io.BytesIO()
         picture.save(content, "PNG")
         return content.getvalue()
 
 
-def _narrowed(levels: npt.NDArray[np.generic], factor: int) -> npt.NDArray[np.floating]:
-    """Means of so many neighbouring columns; the last may be of fewer."""
-    columns = levels.shape[1]
-    starts = np.arange(0, columns, factor)
-    counts = np.diff(np.append(starts, columns))
-    sums = np.add.reduceat(levels.astype(np.float32), starts, axis=1)
-    narrowed: npt.NDArray[np.floating] = sums / counts
+def _narrowed(levels: npt.NDArray[Any], factor: int) -> npt.NDArray[np.uint8]:
+    """Means of so many neighbouring columns, of which there are a multiple."""
+    means = levels.reshape(len(levels), -1, factor).mean(axis=2, dtype=np.float32)
+    narrowed: npt.NDArray[np.uint8] = means.round().astype(np.uint8)
     return narrowed
 
 

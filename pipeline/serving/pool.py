@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -86,6 +86,12 @@ class Worker:
         pid: int = self._process.pid
         return pid
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        alive: bool = self._process.is_alive()
+        return alive
+
     def receive_now(self) -> Any:
         """Its next message; blocks, and raises EOFError if it has ended."""
         return self._connection.recv()
@@ -133,10 +139,12 @@ class Worker:
             return
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it does; may be called again."""
         self._process.kill()
         self._process.join()
-        self._connection.close()
+        with suppress(RuntimeError):  # closed before
+            # By the thread that may be about to read: the number of what is closed is given away.
+            self._thread.submit(self._connection.close)
         self._thread.shutdown(wait=False)
 
 
@@ -165,7 +173,7 @@ class Pool:
     @property
     def process_ids(self) -> list[int]:
         """Of the workers that are there."""
-        return [worker.process_id for worker in self._all]
+        return [worker.process_id for worker in list(self._all)]
 
     async def run(
         self, job: str, *arguments: Any, begun: Callable[[], None] = lambda: None
@@ -187,7 +195,7 @@ class Pool:
         LostError
             If its process ends.
         """
-        worker = await self._free.get()
+        worker = await self._next()
         try:
             begun()
             async with aclosing(worker.run(job, *arguments)) as parts:
@@ -216,6 +224,12 @@ class Pool:
             except LostError as error:
                 raise lost(error) from error
 
+    async def _next(self) -> Worker:
+        """A free worker; one that has ended while it was free is to blame on no job."""
+        while not (worker := await self._free.get()).is_alive:
+            self._replace(worker)
+        return worker
+
     def _replace(self, worker: Worker) -> None:
         self.restarts += 1
         self._all.discard(worker)
@@ -225,19 +239,22 @@ class Pool:
         task.add_done_callback(self._starting.discard)
 
     async def _add(self) -> None:
-        worker = await asyncio.to_thread(self._start)
+        self._free.put_nowait(await asyncio.to_thread(self._started))
+
+    def _started(self) -> Worker:
+        """Start a worker, in a thread: nobody else may be left to end it."""
+        worker = self._start()
         self._all.add(worker)
         if self._over:
             self._end(worker)
-        else:
-            self._free.put_nowait(worker)
+        return worker
 
     async def _add_at_last(self) -> None:
         """Start a worker, however often that must be tried."""
         while not self._over:
             try:
                 return await self._add()
-            except (OSError, EOFError):
+            except Exception:
                 _LOGGER.exception("a worker process cannot be started; trying again")
                 await asyncio.sleep(_RESTART_SECONDS)
 

@@ -17,8 +17,9 @@ import logging
 import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from transforms.preprocess import prepare as prepare_window
 from transforms.records import FloatArray, LogMelWindow, Track, WindowPrediction, row_dict
 from transforms.sound_file import SoundWriter, check_fits
 from transforms.stopwatch import StopWatch
+from transforms.storage.durable import committed
 from transforms.streaming.blocks import MAX_PAYLOAD_BYTES, Block
 from transforms.streaming.listening import load_follower
 from transforms.streaming.ordering import SessionEnd
@@ -94,17 +96,18 @@ class SoundWorker:
             features=prepared.features,
         )
         enhancer = None if prepared.denoiser is None else prepared.denoiser.load()
-        for window in decoded:
-            facts = window.facts
-            if limited and facts is not None and TOO_LONG in facts.decode_warnings:
-                raise RefusedError(
-                    Problem.TOO_LONG,
-                    f"more than {prepared.audio_seconds:g} s of sound, which is the limit here; "
-                    "label it by python -m pipeline.main",
-                )
-            image = convert(prepare_window(window, front_end, enhancer=enhancer), front_end)
-            check_image(image.image, shape)
-            yield image
+        with _named(upload):
+            for window in decoded:
+                facts = window.facts
+                if limited and facts is not None and TOO_LONG in facts.decode_warnings:
+                    raise RefusedError(
+                        Problem.TOO_LONG,
+                        f"more than {prepared.audio_seconds:g} s of sound, which is the limit "
+                        "here; label it by python -m pipeline.main",
+                    )
+                image = convert(prepare_window(window, front_end, enhancer=enhancer), front_end)
+                check_image(image.image, shape)
+                yield image
 
     def enhance(self, upload: Upload, folder: Path) -> Iterator[Any]:
         """Yield EnhancedRow's columns but those of the run; ``output`` is in ``folder``."""
@@ -113,7 +116,8 @@ class SoundWorker:
             raise RefusedError(Problem.INVALID_REQUEST, "nothing is enhanced here: see --enhancer")
         source = Fetched(upload.path, upload.sha256, upload.size_bytes)
         workplace = Workplace(str(folder), None, self._sandbox, StopWatch())
-        row = enhance_file(upload.uri, source, settings, workplace)
+        with _named(upload):
+            row = enhance_file(upload.uri, source, settings, workplace)
         if TOO_LONG in row["decode_warnings"]:
             Path(row["output"]).unlink()
             raise RefusedError(
@@ -133,7 +137,8 @@ class SoundWorker:
         channels = 1 if rule else info.channels
         check_fits("flac", info.sample_rate_hz, channels)
         with (
-            SoundWriter(output, "flac", 16, frames=frames, sample_rate_hz=info.sample_rate_hz,
+            committed(str(output)) as draft,
+            SoundWriter(draft, "flac", 16, frames=frames, sample_rate_hz=info.sample_rate_hz,
                         channels=channels) as writer,
             self._sandbox.open(
                 upload.path, max_seconds=audio_seconds, channel_rule="mean" if rule else None
@@ -167,6 +172,19 @@ class SoundWorker:
                 Problem.TOO_LARGE, f"{uri}: more than {most_bytes} bytes, which is the limit here"
             )
         yield Upload(uri, source.path, source.sha256, source.size_bytes)
+
+
+@contextmanager
+def _named(upload: Upload) -> Iterator[None]:
+    """Failures name a file as it was handed in, not as it lies here."""
+    here, name = f"{upload.path.name}: ", PurePosixPath(upload.uri).name
+    try:
+        yield
+    except StageError as error:
+        if not error.message.startswith(here):
+            raise
+        told = f"{name}: {error.message.removeprefix(here)}"
+        raise StageError(error.reason, told) from error
 
 
 def _blocks(
