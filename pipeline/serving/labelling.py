@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime as dt
 import json
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +32,7 @@ from pipeline.serving.answers import (
 )
 from pipeline.serving.batching import MicroBatcher
 from pipeline.serving.cache import Key, ResultCache
+from pipeline.serving.deadlines import Deadline
 from pipeline.serving.flights import Flights, Told
 from pipeline.serving.metrics import Metrics
 from transforms.errors import StageError, UsageError
@@ -177,7 +178,8 @@ class LabelService:
             return self._told_of(found, upload)
 
         async def work(tell: Told) -> Labelled:
-            labelled = await self._labelled(upload, picture, tell)
+            with _nameless(upload):
+                labelled = await self._labelled(upload, picture, tell)
             await asyncio.to_thread(self._cache.put, key, labelled)
             return labelled
 
@@ -213,7 +215,7 @@ class LabelService:
         png = None
         job = self._sound.run("label", upload, picture, begun=lambda: tell(Progress(Step.DECODING)))
         try:
-            async with aclosing(job) as parts:
+            async with contextlib.aclosing(job) as parts:
                 async for part in parts:
                     if not isinstance(part, list):
                         png = part
@@ -242,7 +244,7 @@ class LabelService:
         """Compute a batch; one whose process ended is tried again in another."""
         for _ in range(_ATTEMPTS):
             try:
-                async with aclosing(self._model.run("predict", windows)) as parts:
+                async with contextlib.aclosing(self._model.run("predict", windows)) as parts:
                     computed: Sequence[WindowPrediction | StageError]
                     (computed,) = [part async for part in parts]
                     return computed
@@ -254,7 +256,8 @@ class LabelService:
         """See :class:`pipeline.serving.answers.Service`."""
         self._check_loaded()
         folder = upload.path.parent / f"{upload.path.name}-enhanced"
-        row = await self._in_time(self._sound.result("enhance", upload, folder))
+        with _nameless(upload):
+            row = await self._in_time(self._sound.result("enhance", upload, folder))
         self._metrics.files.labels("enhance", "model").inc()
         return Enhanced(row, Path(row["output"]))
 
@@ -264,7 +267,8 @@ class LabelService:
             return upload.path
         output = upload.path.with_name(f"{upload.path.name}-copy.flac")
         if not output.exists():
-            await self._in_time(self._sound.result("flac", upload, output))
+            with _nameless(upload):
+                await self._in_time(self._sound.result("flac", upload, output))
         return output
 
     async def follow(
@@ -295,15 +299,7 @@ class LabelService:
             raise RefusedError(Problem.OVERLOADED, "the model is still being loaded; try again", 1)
 
     async def _in_time(self, work: Awaitable[Out]) -> Out:
-        seconds = self.limits.request_seconds
-        try:
-            return await asyncio.wait_for(work, seconds)
-        except asyncio.TimeoutError as error:
-            raise RefusedError(
-                Problem.OUT_OF_TIME,
-                f"not done within {seconds:g} s, which is the limit here; try again when less is "
-                "in work, or label it by python -m pipeline.main",
-            ) from error
+        return await Deadline(self.limits.request_seconds).keep(work)
 
     def close(self) -> None:
         """End all workers, whatever they do."""
@@ -311,6 +307,16 @@ class LabelService:
             self._batching.cancel()
         for one in (self._model, self._sound, self._listener):
             one.close()
+
+
+@contextlib.contextmanager
+def _nameless(upload: Upload) -> Iterator[None]:
+    """Leave out of failures where the file lies here: it was handed in under another name."""
+    try:
+        yield
+    except StageError as error:
+        told = error.message.removeprefix(f"{upload.path.name}: ")
+        raise StageError(error.reason, told) from error
 
 
 def _checked(outcome: WindowPrediction | StageError) -> WindowPrediction:

@@ -192,22 +192,16 @@ def form(content: bytes, name: str = "a.wav", field: str = "file") -> bytes:
 class Halfway:
     """An upload of which only the first half has been sent."""
 
-    def __init__(self, served: Served, content: bytes, **headers: str) -> None:
+    def __init__(self, served: Served, content: bytes, path: str = "/v1/labels") -> None:
         body = form(content)
         self._rest = body[len(body) // 2 :]
         address = httpx.URL(served.url)
         self._connection = http.client.HTTPConnection(address.host, address.port or 80, PATIENCE_S)
-        self._connection.putrequest("POST", "/v1/labels")
-        for name, value in {"Content-Type": KIND, "Content-Length": str(len(body)),
-                            **headers}.items():  # fmt: skip
-            self._connection.putheader(name, value)
+        self._connection.putrequest("POST", path)
+        self._connection.putheader("Content-Type", KIND)
+        self._connection.putheader("Content-Length", str(len(body)))
         self._connection.endheaders(body[: len(body) // 2])
         wait_until(lambda: served.metric("queue_depth") > 0, "the request's acceptance", PATIENCE_S)
-
-    def trickle(self, count: int = 1) -> None:
-        """Send a little more."""
-        self._connection.send(self._rest[:count])
-        self._rest = self._rest[count:]
 
     def finish(self) -> httpx.Response:
         """Send the rest; the answer."""
@@ -215,9 +209,10 @@ class Halfway:
         return self.answer()
 
     def answer(self) -> httpx.Response:
-        found = self._connection.getresponse()
-        headers = found.getheaders()
-        return httpx.Response(found.status, headers=headers, content=found.read())
+        with contextlib.closing(self._connection):
+            found = self._connection.getresponse()
+            headers = found.getheaders()
+            return httpx.Response(found.status, headers=headers, content=found.read())
 
     def leave(self) -> None:
         self._connection.close()
