@@ -130,8 +130,8 @@ class Served:
         return [pid for pid, line in self.family().items() if "decoder_process" in line]
 
     def fork_server(self) -> int:
-        (found,) = [p for p, line in self._python().items() if parent_of(p) == self.pid]
-        return found
+        """Its process id; 0 if there is none."""
+        return next((pid for pid in self._python() if parent_of(pid) == self.pid), 0)
 
     def workers(self) -> list[int]:
         """Of sound and of the model, the oldest first."""
@@ -220,7 +220,7 @@ class Halfway:
 
 def check_problem(answer: httpx.Response, status: int, reason: str) -> dict[str, Any]:
     """Everything that holds for every error; its body."""
-    assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM), answer.text
+    assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM), answer.text[:500]
     body: dict[str, Any] = answer.json()
     assert set(body) <= {"type", "title", "status", "detail", "reason", "stage"}
     assert (body["status"], body["reason"]) == (status, reason)

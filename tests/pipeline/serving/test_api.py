@@ -152,7 +152,7 @@ def test_by_uri(server, catalog, one_worker):
     for path in (catalog.folder / "a.m4a", catalog.folder / "a.mka"):
         for uri in (str(path), f"file://{path.parent.as_posix().replace(' ', '%20')}/{path.name}"):
             answer = server.label_uri(uri)
-            assert answer.status_code == 200, answer.text
+            assert answer.status_code == 200, answer.text[:500]
             check_labelled(answer.json(), one_worker, path.name)
             assert answer.json()["prediction"]["uri"] == uri
     assert path.exists()
@@ -198,7 +198,7 @@ def test_a_pipe_within_the_root(server, catalog):
 def test_a_batch_of_good_and_bad_files(server, catalog, one_worker, files):
     names = [*catalog.failed.keys() & files.keys(), *catalog.labelled]
     answer = server.label_all([(name, files[name]) for name in names])
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 200, answer.text[:500]
     results = answer.json()["results"]
     assert [found["uri"] for found in results] == names
     for name, found in zip(names, results, strict=True):
@@ -220,7 +220,7 @@ def test_a_batch_of_uris(server, catalog, one_worker):
     uris = [f"{catalog.folder}/missing.mp3", good, "/etc/passwd", good]
     with server.client() as client:
         answer = client.post("/v1/labels:batch", json={"uris": uris})
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 200, answer.text[:500]
     results = answer.json()["results"]
     assert [found["uri"] for found in results] == uris
     assert [found["problem"] and found["problem"]["reason"] for found in results] == [
@@ -244,7 +244,7 @@ def test_the_same_bytes_again_come_out_of_the_cache(server, tmp_path, sound):
 def test_names_that_lead_elsewhere(server, sound):
     for name in ("../../etc/passwd", "/etc/passwd", "a\\..\\b", "x" * 500, "‮gnp.wav", "日本 語"):
         answer = server.label(sound, name)
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == 200, answer.text[:500]
         shown = answer.json()["prediction"]["uri"]
         assert len(shown) <= 255 and "‮" not in shown
     eventually_empty(server)
