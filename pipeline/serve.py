@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pipeline.program import EXIT_DONE, exit_status
+from pipeline.program import EXIT_DONE, EXIT_FAILED, exit_status
 from pipeline.serve_arguments import ServeConfig, parse_options
 
 
@@ -29,8 +29,7 @@ def _serve(config: ServeConfig) -> int:
 
     from pipeline.serving.server import serve
 
-    asyncio.run(serve(config))
-    return EXIT_DONE
+    return EXIT_DONE if asyncio.run(serve(config)) else EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         type=positive(int),
         metavar="MIB",
         help="of all its processes together; above it requests are turned away with 503 (default: "
-        "nine tenths of what is free at the start)",
+        "what they take at the start and four fifths of what is free then)",
     )
     group.add_argument(
         "--shutdown_seconds",

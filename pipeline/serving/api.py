@@ -23,6 +23,7 @@ from pipeline.serving import schemas
 from pipeline.serving.admission import Admission
 from pipeline.serving.answers import Labelled, Problem, RefusedError, Upload
 from pipeline.serving.connected import while_connected
+from pipeline.serving.deadlines import Deadline
 from pipeline.serving.labelling import LabelService
 from pipeline.serving.memory import MemoryWatch
 from pipeline.serving.metrics import Metrics
@@ -115,20 +116,22 @@ class Api:
     async def label(self, request: Request) -> Response:
         """Label one file: sent as a form, or named by its uri."""
         with self.admission.enter():
-            async with self._sources(request, schemas.ByUri) as sources:
+            deadline = Deadline(self.service.limits.request_seconds)
+            async with self._sources(deadline.of_body(request), schemas.ByUri) as sources:
                 if len(sources) != 1:
                     raise RefusedError(
                         Problem.INVALID_REQUEST,
                         f"{len(sources)} files; send one, or ask /v1/labels:batch",
                     )
-                labelled = await while_connected(request, self._labelled(sources[0]))
+                labelled = await while_connected(request, self._labelled(sources[0], deadline))
         return JsonAnswer(schemas.labelled_json(labelled))
 
     async def label_batch(self, request: Request) -> Response:
         """Label several files; one that cannot be labelled costs the others nothing."""
         with self.admission.enter():
-            async with self._sources(request, schemas.ByUris) as sources:
-                results = await while_connected(request, self._label_all(sources))
+            deadline = Deadline(self.service.limits.request_seconds)
+            async with self._sources(deadline.of_body(request), schemas.ByUris) as sources:
+                results = await while_connected(request, self._label_all(sources, deadline))
         return JsonAnswer({"results": results})
 
     async def models(self) -> Response:
@@ -182,14 +185,14 @@ class Api:
             metrics.gpu_memory.labels("total").set(gpu[1])
         return Response(metrics.text(), media_type=metrics_module.CONTENT_TYPE)
 
-    async def _label_all(self, sources: list[Source]) -> list[dict[str, Any]]:
+    async def _label_all(self, sources: list[Source], deadline: Deadline) -> list[dict[str, Any]]:
         """Label the files of a batch, a few at a time: it shares the workers with others."""
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def one(source: Source) -> dict[str, Any]:
             async with turns:
                 try:
-                    labelled = await self._labelled(source)
+                    labelled = await self._labelled(source, deadline)
                 except (StageError, RefusedError) as error:
                     self.metrics.errors.labels(problem_of(error).reason).inc()
                     problem = problem_of(error).model_dump(exclude_none=True)
@@ -199,8 +202,9 @@ class Api:
 
         return list(await asyncio.gather(*(one(source) for source in sources)))
 
-    async def _labelled(self, source: Source) -> Labelled:
-        return await self.service.label(await source.find())
+    async def _labelled(self, source: Source, deadline: Deadline) -> Labelled:
+        upload = await deadline.keep(source.find())
+        return await deadline.keep(self.service.label(upload))
 
     @contextlib.asynccontextmanager
     async def _sources(
@@ -226,7 +230,7 @@ class Api:
             limits = self.service.limits
             try:
                 return await asyncio.to_thread(local_upload, shown, Path(found), limits)
-            except FileNotFoundError as error:
+            except (FileNotFoundError, NotADirectoryError) as error:
                 raise StageError(Reason.NOT_FOUND, f"{shown}: no such file") from error
             except PermissionError as error:
                 raise StageError(Reason.PERMISSION_DENIED, f"{shown}: may not be read") from error

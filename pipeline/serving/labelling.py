@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
@@ -10,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +33,7 @@ from pipeline.serving.answers import (
 )
 from pipeline.serving.batching import MicroBatcher
 from pipeline.serving.cache import Key, ResultCache
+from pipeline.serving.deadlines import Deadline
 from pipeline.serving.flights import Flights, Told
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.rows import labelled_by, told_of
@@ -207,7 +208,7 @@ class LabelService:
         png = None
         job = self._sound.run("label", upload, picture, begun=lambda: tell(Progress(Step.DECODING)))
         try:
-            async with aclosing(job) as parts:
+            async with contextlib.aclosing(job) as parts:
                 async for part in parts:
                     if not isinstance(part, list):
                         png = part
@@ -229,7 +230,7 @@ class LabelService:
         """Compute a batch; one whose process ended is tried again in another."""
         for _ in range(_ATTEMPTS):
             try:
-                async with aclosing(self._model.run("predict", windows)) as parts:
+                async with contextlib.aclosing(self._model.run("predict", windows)) as parts:
                     computed: Sequence[WindowPrediction | StageError]
                     (computed,) = [part async for part in parts]
                     return computed
@@ -287,15 +288,7 @@ class LabelService:
             raise RefusedError(Problem.OVERLOADED, "the model is still being loaded; try again", 1)
 
     async def _in_time(self, work: Awaitable[Out]) -> Out:
-        seconds = self.limits.request_seconds
-        try:
-            return await asyncio.wait_for(work, seconds)
-        except asyncio.TimeoutError as error:
-            raise RefusedError(
-                Problem.OUT_OF_TIME,
-                f"not done within {seconds:g} s, which is the limit here; try again when less is "
-                "in work, or label it by python -m pipeline.main",
-            ) from error
+        return await Deadline(self.limits.request_seconds).keep(work)
 
     def close(self) -> None:
         """End all workers, whatever they do."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline import __version__
 from pipeline.arithmetic import model_fingerprint, resolve_arithmetic
@@ -144,7 +145,7 @@ def announce(prepared: Prepared) -> Announced:
     checkpoint, provenance = prepared.checkpoint, prepared.provenance
     models = [
         ServedModel(
-            name=checkpoint.name,
+            name=Path(checkpoint.name).name,  # no folder of this machine
             task="label",
             model_fingerprint=provenance.model_fingerprint,
             front_end_fingerprint=provenance.front_end_fingerprint,
@@ -159,7 +160,7 @@ def announce(prepared: Prepared) -> Announced:
     if (listen := prepared.listen) is not None:
         models.append(
             ServedModel(
-                name=listen.model,
+                name=Path(listen.model).name,
                 task="follow",
                 model_fingerprint=listen.fingerprint,
                 front_end_fingerprint=listen.front_end.fingerprint(),

@@ -41,14 +41,22 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take SIGTERM or SIGINT; the second one ends at once."""
+        """Take SIGTERM or SIGINT; the second one ends at once.
+
+        uvicorn's own would raise the signal again in the end, before anything is tidied up.
+        """
         if self.asked_to_stop.is_set():
-            super().handle_exit(sig, frame)
+            self.should_exit = self.force_exit = True
         self._loop.call_soon_threadsafe(self.asked_to_stop.set)
 
 
-async def serve(config: ServeConfig) -> None:
+async def serve(config: ServeConfig) -> bool:
     """Serve until a signal says to stop, and what was accepted is answered.
+
+    Returns
+    -------
+    bool
+        Whether all of it was: False if the time was over, or at a second signal.
 
     Raises
     ------
@@ -67,7 +75,7 @@ async def serve(config: ServeConfig) -> None:
         with contextlib.closing(api.service):
             async with (
                 api.memory,
-                _answering(server, address),
+                _answering(server, address) as answering,
                 contextlib.AsyncExitStack() as until_stopped,
             ):
                 _say(f"listening at {_url(address)}, loading {config.model}")
@@ -79,7 +87,7 @@ async def serve(config: ServeConfig) -> None:
                     _say(f"ready after {time.monotonic() - started:.1f} s")
                     await stopping
                 loading.cancel()
-                await _drained(api.admission, config.shutdown_seconds)
+                return await _drained(api.admission, config.shutdown_seconds, answering)
 
 
 def _api(config: ServeConfig, cache: ResultCache, folder: Path) -> Api:
@@ -109,11 +117,11 @@ def _uvicorn_config(config: ServeConfig, site: Site, metrics: Metrics) -> uvicor
 
 
 @contextlib.asynccontextmanager
-async def _answering(server: Server, address: socket.socket) -> AsyncIterator[None]:
-    """Answer requests until the block ends."""
+async def _answering(server: Server, address: socket.socket) -> AsyncIterator[asyncio.Future[None]]:
+    """Answer requests until the block ends, or a second signal comes."""
     answering = asyncio.ensure_future(server.serve(sockets=[address]))
     try:
-        yield
+        yield answering
     finally:
         # What was accepted is answered: only pages that are open still wait for events, and
         # uvicorn would tell of each as of a fault.
@@ -122,11 +130,15 @@ async def _answering(server: Server, address: socket.socket) -> AsyncIterator[No
         await answering
 
 
-async def _drained(admission: Admission, seconds: float) -> None:
+async def _drained(admission: Admission, seconds: float, answering: asyncio.Future[None]) -> bool:
     """Turn new requests away, and wait for the answers to those that were accepted."""
     admission.drain()
-    if not await admission.wait_until_idle(seconds):
+    idle = asyncio.ensure_future(admission.wait_until_idle(seconds))
+    await asyncio.wait([idle, answering], return_when=asyncio.FIRST_COMPLETED)
+    idle.cancel()
+    if admission.in_work:
         _say(f"{admission.in_work} requests are not answered: time is up")
+    return not admission.in_work
 
 
 async def _load(

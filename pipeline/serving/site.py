@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,6 +74,29 @@ class Counted:
                 self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
             if reason is not None:
                 self._metrics.errors.labels(reason).inc()
+
+
+class LastWord:
+    """Answers requests that are cut off when the server ends: nothing else cancels them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except asyncio.CancelledError:
+            if scope["type"] == "http" and not has_begun:
+                message = "the server ended before this was done; ask it again when it is back"
+                refused = RefusedError(Problem.SHUTTING_DOWN, message)
+                await problem_response(refused)(scope, receive, send)
 
 
 class Site:
@@ -177,7 +201,7 @@ def guarded_site(site: Site, config: ServeConfig, metrics: Metrics, policy: str)
     several = config.limits.batch_files * one
     limits: dict[str, Any] = {"/v1/labels": one, "/v1/labels:batch": several, "": several}
     app = guarded(
-        site,
+        LastWord(site),
         content_security_policy=policy,
         body_bytes=limits,
         hosts=allowed_hosts(config.host, config.allowed_hosts),

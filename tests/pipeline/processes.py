@@ -44,6 +44,19 @@ def segments(output: Path) -> list[str]:
     return [path.name for path in output.glob("journal/*/tracks-*.parquet")]
 
 
+def family_of(mark: str) -> dict[int, str]:
+    """Process ids and command lines of all that has a mark in its environment."""
+    marked, found = f"{MARK}={mark}".encode(), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if marked in (folder / "environ").read_bytes().split(b"\0"):
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(folder.name)] = line
+        except OSError:  # it ended meanwhile, or is none of ours
+            continue
+    return {pid: line for pid, line in found.items() if line}  # zombies have none
+
+
 class Started:
     """The program in a session of its own, with everything that it starts marked."""
 
@@ -75,15 +88,7 @@ class Started:
 
     def family(self) -> dict[int, str]:
         """Process ids and command lines of all that has the mark."""
-        mark, found = f"{MARK}={self._mark}".encode(), {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    found[int(folder.name)] = line
-            except OSError:  # it ended meanwhile, or is none of ours
-                continue
-        return {pid: line for pid, line in found.items() if line}  # zombies have none
+        return family_of(self._mark)
 
     def kill_all(self) -> None:
         """SIGKILL to the launcher and its group."""

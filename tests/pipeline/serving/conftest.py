@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.pipeline.serving.served import own_fork_server
+from tests.pipeline.serving.in_process import own_fork_server
 
 
 @pytest.fixture(scope="package")

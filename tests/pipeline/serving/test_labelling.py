@@ -22,7 +22,7 @@ from pipeline.serving.answers import Problem, Progress, RefusedError, Step
 from pipeline.serving.cache import ResultCache
 from tests.audio_files import noise, sine, write_pyav, write_soundfile
 from tests.enhanced import enhance_here, make_16khz_enhancer
-from tests.pipeline.serving.served import PATIENCE_SECONDS, Served, served, upload
+from tests.pipeline.serving.in_process import PATIENCE_SECONDS, Served, served, upload
 from transforms.errors import Reason, StageError
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from tests.audio_files import noise, sine, write_pyav, write_soundfile
 from tests.catalog import Run, label_here
 from tests.checkpoints import make_checkpoint, make_recogniser, tiny_front_end
-from tests.pipeline.serving.served import Served, served
+from tests.pipeline.serving.in_process import Served, served
 from transforms.errors import StageError
 
 pytestmark = pytest.mark.slow
