@@ -150,10 +150,8 @@ async def _load(
     try:
         if site.has_page:
             await asyncio.to_thread(_import_page)
-            await asyncio.wait(
-                [opening, asyncio.ensure_future(service.wait_until_announced())],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            announced = asyncio.ensure_future(service.wait_until_announced())
+            await asyncio.wait({opening, announced}, return_when=asyncio.FIRST_COMPLETED)
             if service.models:
                 admitted = AdmittedService(service, api.admission)
                 app = await asyncio.to_thread(_page_app, admitted, folder / "page")

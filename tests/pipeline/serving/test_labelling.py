@@ -292,14 +292,16 @@ def test_out_of_time(service, tmp_path, monkeypatch):
 def test_a_decoding_process_that_is_killed(service, tmp_path):
     path = wav(tmp_path, "a.wav", 5.0)
     before = service.service.restarts
+    killed = service.service._sound.process_ids
 
     def kill() -> None:
-        for pid in service.service._sound.process_ids:
+        for pid in killed:
             os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(StageError) as caught:
         service.label(path, told=Tap(kill))
     assert caught.value.reason is Reason.DECODER_CRASH
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in killed))
     with ThreadPoolExecutor(2) as executor:
         both = [wav(tmp_path, f"{number}.wav", 5.0, number) for number in (1, 2)]
         assert len(list(executor.map(service.label, both))) == 2
