@@ -15,10 +15,10 @@ import soundfile
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright")
 
-from playwright.sync_api import Browser, expect  # noqa: E402
+from playwright.sync_api import Browser, expect
 
-from tests.pipeline.serving.page.stand_in import LABELS, StandIn, wav  # noqa: E402
-from tests.pipeline.serving.page.visits import PATIENCE_MS, Visit  # noqa: E402
+from tests.pipeline.serving.page.stand_in import LABELS, StandIn, wav
+from tests.pipeline.serving.page.visits import PATIENCE_MS, Visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
