@@ -13,7 +13,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
         "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data:",
+        "img-src 'self'",
         "media-src 'self' blob:",
         "font-src 'self'",
         "connect-src 'self' blob:",
@@ -26,7 +26,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 """The strictest policy that the page works under.
 
 Gradio writes its settings into a script of the page, styles into elements, and makes functions
-of the templates of its HTML component; the recorder plays blobs and draws their waveform.
+of the templates of its HTML component; its recorder reads and plays blobs.
 """
 
 _PREFIX = "/gradio_api/"

@@ -23,7 +23,7 @@ from pipeline.serving.page.guard import CONTENT_SECURITY_POLICY
 from tests.pipeline.serving.page.stand_in import StandIn, wav
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-MICROPHONE_HZ, MICROPHONE_RATE_HZ = 440.0, 48_000
+MICROPHONE_RATE_HZ = 48_000
 
 
 def make_app(service: StandIn, folder: Path) -> FastAPI:
@@ -89,13 +89,14 @@ def page_url(shared_service: StandIn, page_folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A browser whose microphone hears a sine without end."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+    from playwright.sync_api import sync_playwright  # its tests are skipped where it is missing
+
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     heard = tmp_path_factory.mktemp("microphone") / "sine.wav"
-    heard.write_bytes(wav(60.0, frequency_hz=MICROPHONE_HZ, rate_hz=MICROPHONE_RATE_HZ))
-    with api.sync_playwright() as playwright:
+    heard.write_bytes(wav(60.0, rate_hz=MICROPHONE_RATE_HZ))
+    with sync_playwright() as playwright:
         started = playwright.chromium.launch(
             executable_path=executable,
             args=[

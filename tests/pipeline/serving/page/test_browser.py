@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+
+pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+
 from playwright.sync_api import Browser, expect
 
-from tests.pipeline.serving.page.conftest import MICROPHONE_HZ
 from tests.pipeline.serving.page.stand_in import LABELS, StandIn, wav
 from tests.pipeline.serving.page.visits import PATIENCE_MS, Visit
 
@@ -376,10 +378,21 @@ def test_a_recording_is_labelled_and_no_microphone_is_asked_for_before(
     assert [upload.uri for upload in service.uploads] == ["recording 1.wav", "recording 2.wav"]
 
 
+RECORD_CAPTURE = """
+window.captured = [];
+window.AudioWorkletNode = class extends AudioWorkletNode {
+  constructor(...given) {
+    super(...given);
+    this.port.addEventListener("message", (event) => window.captured.push(...event.data));
+  }
+};
+"""
+
+
 def test_the_microphone_is_followed_without_a_gap(
     chromium: Browser, page_url: str, service: StandIn
 ) -> None:
-    with Visit(chromium, page_url) as visit:
+    with Visit(chromium, page_url, script=RECORD_CAPTURE) as visit:
         visit.open_tab(1)
         visit.page.get_by_role("button", name="Start listening").click()
         expect(visit.page.locator(".live-status")).to_have_text("Listening…")
@@ -393,9 +406,9 @@ def test_the_microphone_is_followed_without_a_gap(
 
         assert len(service.heard[-1]) == 0  # which ends a stream
         samples = np.concatenate(service.heard)[:, 0]
-        assert samples.dtype == np.float32
-        rate = visit.page.evaluate("new AudioContext().sampleRate")
-        assert_is_one_sine(samples[rate // 2 :], rate)
+        captured = np.array(visit.page.evaluate("window.captured"), np.float32)
+        assert len(samples) > 4 * 48_000
+        assert np.array_equal(samples, captured[: len(samples)])
 
         service.reset()
         visit.page.get_by_role("button", name="Start listening").click()
@@ -403,14 +416,6 @@ def test_the_microphone_is_followed_without_a_gap(
         expect(visit.page.locator(".segments")).to_have_count(0)  # a new stream
         visit.page.get_by_role("button", name="Stop", exact=True).click()
         expect(visit.page.locator(".live-status")).to_have_text("Stopped.")
-
-
-def assert_is_one_sine(samples: np.ndarray, rate: int) -> None:
-    """No piece is missing and none is there twice: a sine obeys x[n+1] = 2 cos(w) x[n] - x[n-1]."""
-    step = 2 * np.cos(2 * np.pi * MICROPHONE_HZ / rate)
-    wrong = np.abs(samples[2:] - step * samples[1:-1] + samples[:-2])
-    assert np.abs(samples).max() > 0.1
-    assert wrong.max() < 2e-3
 
 
 def test_a_browser_without_a_microphone_is_told(chromium: Browser, page_url: str) -> None:
