@@ -1,4 +1,4 @@
-"""The routes of the API; what they mean is said in docs/serving.md and at /docs."""
+"""The routes of the API; what they mean is said in docs/serving.md and at /openapi.json."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Security
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel, ValidationError
 
 from pipeline import __version__
@@ -37,6 +38,10 @@ _JSON_BYTES = 1 << 20  # of a request by uri
 _AT_ONCE = 8  # files of one batch that are worked on
 Body = TypeVar("Body", bound=BaseModel)
 
+_KEYS = [  # told to whoever reads /openapi.json; the guards look at them
+    Security(HTTPBearer(auto_error=False)),
+    Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
+]
 _TURNED_DOWN = {
     "s401": "A key is asked for.",
     "s413": "Too many bytes, or too many seconds of sound.",
@@ -76,25 +81,30 @@ class Api:
     metrics: Metrics
     temporary: Path  # folder for uploads
     roots: tuple[str, ...]  # see pipeline.serving.uris.checked_roots
+    has_key: bool = False  # a key is asked for: see pipeline.serving.guards.ApiKey
 
     @property
     def router(self) -> APIRouter:
         """All routes."""
         router = APIRouter()
+        keyed = _KEYS if self.has_key else []
         router.add_api_route(
             "/v1/labels", self.label, methods=["POST"], tags=["labels"],
             response_model=schemas.LabelledFile, responses=_LABEL_PROBLEMS,
-            openapi_extra=schemas.request_body(schemas.ByUri, several=False),
+            openapi_extra=schemas.request_body(schemas.ByUri), dependencies=keyed,
         )  # fmt: skip
         router.add_api_route(
             "/v1/labels:batch", self.label_batch, methods=["POST"], tags=["labels"],
             response_model=schemas.LabelledBatch, responses=_BATCH_PROBLEMS,
-            openapi_extra=schemas.request_body(schemas.ByUris, several=True),
+            openapi_extra=schemas.request_body(
+                schemas.ByUris, self.service.limits.batch_files
+            ), dependencies=keyed,
         )  # fmt: skip
         router.add_api_route(
             "/v1/models", self.models, methods=["GET"], tags=["models"],
             response_model=schemas.Served,
             responses=schemas.problems(s401=_TURNED_DOWN["s401"], s503="Not loaded yet."),
+            dependencies=keyed,
         )  # fmt: skip
         router.add_api_route(
             "/health/live", self.live, methods=["GET"], tags=["health"],
@@ -107,7 +117,7 @@ class Api:
         )  # fmt: skip
         router.add_api_route(
             "/metrics", self.measured, methods=["GET"], tags=["health"],
-            response_class=Response,
+            response_class=Response, dependencies=keyed,
             responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
                        **schemas.problems(s401=_TURNED_DOWN["s401"])},
         )  # fmt: skip

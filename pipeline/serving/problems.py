@@ -162,7 +162,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     other = Problem.INTERNAL if error.status_code >= 500 else Problem.INVALID_REQUEST
     code = _OF_STATUS.get(error.status_code, other)
     told = {
-        Problem.NO_SUCH_PAGE: "there is nothing at this address; /docs lists what there is",
+        Problem.NO_SUCH_PAGE: "there is nothing at this address; /openapi.json lists what there is",
         Problem.METHOD_NOT_ALLOWED: "this address takes another method; see the header Allow",
     }.get(code, str(error.detail))
     return _response(_problem(code, error.status_code, told), error.headers)

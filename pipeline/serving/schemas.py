@@ -120,10 +120,22 @@ def model_json(model: ServedModel) -> Mapping[str, Any]:
     return row_dict(model)
 
 
-def request_body(json_model: type[BaseModel], *, several: bool) -> dict[str, Any]:
-    """The OpenAPI of a body that is a form with files, or JSON with uris."""
+def request_body(json_model: type[BaseModel], most_files: int | None = None) -> dict[str, Any]:
+    """The OpenAPI of a body that is a form with files, or JSON with uris.
+
+    Parameters
+    ----------
+    json_model : type
+        ByUri or ByUris.
+    most_files : int, optional
+        None: one file, not in a list.
+    """
     file = {"type": "string", "format": "binary", "description": "The sound; any name."}
-    field = {"type": "array", "items": file, "minItems": 1} if several else file
+    field: dict[str, Any] = file
+    json_body = json_model.model_json_schema()
+    if most_files is not None:
+        field = {"type": "array", "items": file, "minItems": 1, "maxItems": most_files}
+        json_body["properties"]["uris"]["maxItems"] = most_files
     form = {"type": "object", "properties": {FIELD: field}, "required": [FIELD],
             "additionalProperties": False}  # fmt: skip
     return {
@@ -131,7 +143,7 @@ def request_body(json_model: type[BaseModel], *, several: bool) -> dict[str, Any
             "required": True,
             "content": {
                 "multipart/form-data": {"schema": form},
-                "application/json": {"schema": json_model.model_json_schema()},
+                "application/json": {"schema": json_body},
             },
         }
     }

@@ -103,6 +103,7 @@ def _api(config: ServeConfig, cache: ResultCache, folder: Path) -> Api:
         metrics=metrics,
         temporary=folder,
         roots=checked_roots(config.limits.roots),
+        has_key=config.api_key is not None,
     )
 
 
