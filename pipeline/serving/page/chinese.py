@@ -61,7 +61,8 @@ CHINESE = {
     "downloads.heading": "下载本次会话的结果",
     "downloads.none": "还没有可下载的内容。",
     # Live
-    "live.intro": "放一段音乐或说几句话：识别器实时聆听麦克风，每秒给出判断。",
+    "live.intro": "识别器实时聆听麦克风，每秒给出判断。",
+    "live.known": "它能识别：{labels}。",
     "live.start": "开始聆听",
     "live.stop": "停止",
     "live.idle": "未在聆听。",

@@ -71,9 +71,10 @@ ENGLISH = {
     "downloads.none": "There is nothing to download yet.",
     # Live
     "live.intro": (
-        "Play or sing something: the recogniser hears the microphone as it comes and says"
-        " every second what it takes it for."
+        "The recogniser hears the microphone as it comes and says every second what it takes it"
+        " for."
     ),
+    "live.known": "It knows: {labels}.",
     "live.start": "Start listening",
     "live.stop": "Stop",
     "live.idle": "Not listening.",

@@ -11,8 +11,8 @@ from pipeline.serving.page.result_html import failure, hue, label_words, scores_
 from pipeline.serving.page.texts import Words
 
 
-def controls(words: Words) -> str:
-    """The buttons and the status, which page.js fills with one of the sentences."""
+def controls(labels: Sequence[str], words: Words) -> str:
+    """What may be said, the buttons, and the status, which page.js fills with a sentence."""
     sentences = " ".join(
         f'data-{name}="{escape(words[f"live.{name}"])}"'
         for name in ("asking", "listening", "denied", "lost", "stopped")
@@ -21,9 +21,10 @@ def controls(words: Words) -> str:
         f'<button type="button" class="button" data-live="{name}">{words[f"live.{name}"]}</button>'
         for name in ("start", "stop")
     )
+    known = words["live.known"].format(labels=escape(", ".join(labels)))
     return (
         f'<section class="live-controls"><h2>{words["tab.live"]}</h2>'
-        f"<p>{words['live.intro']}</p><p>{buttons}</p>"
+        f"<p>{words['live.intro']} {known}</p><p>{buttons}</p>"
         f'<p class="live-status" role="status" {sentences}>{words["live.idle"]}</p></section>'
     )
 

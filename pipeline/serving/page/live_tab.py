@@ -84,7 +84,7 @@ class LiveTab:
     async def shown(self, request: gr.Request) -> list[str]:
         """The tab before anything was heard; gives [controls, what is shown]."""
         words = words_of(request)
-        return [controls(words), live(Stream(), self._labels, words)]
+        return [controls(self._labels, words), live(Stream(), self._labels, words)]
 
 
 def _end(stream: Stream, reason: str, message: str) -> None:

@@ -13,7 +13,7 @@ from transforms.records import UNKNOWN_LABEL
 
 _HUE_STEP = 137.508  # degrees: the golden angle keeps the hues of neighbours apart
 
-_WIDE = 24  # characters: a longer fact has a line of its own
+_WIDE = 15  # characters: a longer fact has a line of its own
 
 
 def hue(label: str, labels: Sequence[str]) -> str:

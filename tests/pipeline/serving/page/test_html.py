@@ -196,9 +196,9 @@ def test_a_stream_shows_the_running_label_its_scores_and_its_segments() -> None:
     assert texts[texts.index("Stretches of one label each") + 5 :] == [
         "0:01.5", "0:02", "gap", "0:00", "0:01.5", "pop", "50.0%",
     ]  # fmt: skip
-    assert [button["data-live"] for button in Read(controls(ENGLISH)).all("button")] == [
-        "start", "stop",
-    ]  # fmt: skip
+    above = controls(["0", "<b>1"], ENGLISH)
+    assert [button["data-live"] for button in Read(above).all("button")] == ["start", "stop"]
+    assert "It knows: 0, &lt;b&gt;1." in above
 
 
 @pytest.mark.parametrize(
