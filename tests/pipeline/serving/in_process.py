@@ -5,21 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
+import signal
 import threading
-from collections.abc import Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from pipeline.serve_arguments import parse_options
-from pipeline.serving.answers import Labelled, Upload
+from pipeline.serving.answers import Labelled, Problem, Progress, RefusedError, Step, Upload
 from pipeline.serving.cache import ResultCache
 from pipeline.serving.labelling import LabelService
 from pipeline.serving.metrics import Metrics
+from tests.audio_files import noise, write_soundfile
 
 Out = TypeVar("Out")
 
 PATIENCE_SECONDS = 120.0
+MOST_SECONDS = 20.0
+"""Of a file, in the service that tests share."""
+RATE = 8_000
 
 
 def upload(path: Path, uri: str | None = None) -> Upload:
@@ -86,3 +95,63 @@ def own_fork_server() -> Iterator[None]:
     finally:
         server._stop()
         server.set_forkserver_preload(preloaded)
+
+
+def forget(service: Served) -> None:
+    service.cache = service.service._cache = ResultCache(None)
+
+
+def is_idle(service: Served) -> bool:
+    of = service.service
+    pools = ((of._sound, 2), (of._model, 1), (of._listener, 1))
+    return all(pool._free.qsize() == len(pool.process_ids) == size for pool, size in pools)
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def wav(folder: Path, name: str, seconds: float, seed: int = 0, extra_frames: int = 0) -> Path:
+    sound = noise(seconds + extra_frames / RATE, RATE, 1, seed)
+    return write_soundfile(folder / name, sound, RATE, "WAV", "PCM_16")
+
+
+def row_of(labelled: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    own = ("uri", "labelled_at", "run_id")
+    rows = [dict(labelled.prediction), *map(dict, labelled.windows)]
+    return [{k: v for k, v in row.items() if k not in own} for row in rows]
+
+
+def problem_of(call: Callable[[], Any]) -> Problem:
+    with pytest.raises(RefusedError) as caught:
+        call()
+    return caught.value.problem
+
+
+class Tap:
+    """Is told of the progress, and does something when the work has begun."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self.heard: list[Progress] = []
+        self.has_begun = threading.Event()
+        self._then = then
+
+    def __call__(self, progress: Progress) -> None:
+        self.heard.append(progress)
+        if progress == Progress(Step.DECODING):
+            self._then()
+            self.has_begun.set()
+
+
+def stop(pids: list[int]) -> None:
+    """Let processes do nothing; they can still be killed."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+
+
+def go_on(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)

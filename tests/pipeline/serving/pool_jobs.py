@@ -36,6 +36,10 @@ def refuse() -> Iterator[int]:
     yield
 
 
+def tell_of_errors() -> Iterator[list[StageError]]:
+    yield [StageError(Reason.INVALID_SCORES, "they are no numbers")]
+
+
 def hang(file: str) -> Iterator[int]:
     Path(file).write_text(str(os.getpid()))
     yield 1
@@ -62,7 +66,18 @@ def bytes_of(size: int) -> Iterator[bytes]:
 
 JOBS: dict[str, Callable[..., Iterator[Any]]] = {
     one.__name__: one
-    for one in (count, step_by_step, fail, refuse, hang, die, process_id, size_of, bytes_of)
+    for one in (
+        count,
+        step_by_step,
+        fail,
+        refuse,
+        tell_of_errors,
+        hang,
+        die,
+        process_id,
+        size_of,
+        bytes_of,
+    )
 }
 
 

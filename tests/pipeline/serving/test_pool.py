@@ -106,6 +106,10 @@ def test_one_worker_after_another_job(tmp_path):
             assert refused.value.problem is Problem.TOO_LONG
             assert refused.value.message == "it has no end"
 
+            (told,) = await workers.result("tell_of_errors")  # of one item among others
+            assert isinstance(told, StageError)
+            assert (told.reason, told.message) == (Reason.INVALID_SCORES, "they are no numbers")
+
             assert await workers.result("size_of", bytes(3_000_000)) == 3_000_000
             assert await workers.result("bytes_of", 3_000_000) == bytes(3_000_000)
             assert await workers.result("process_id") == first
