@@ -136,8 +136,8 @@ async def _drained(admission: Admission, seconds: float, answering: asyncio.Futu
     """Turn new requests away, and wait for the answers to those that were accepted."""
     admission.drain()
     idle = asyncio.ensure_future(admission.wait_until_idle(seconds))
-    both: list[asyncio.Future[Any]] = [idle, answering]
-    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    either: list[asyncio.Future[Any]] = [idle, answering]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     idle.cancel()
     if admission.in_work:
         _say(f"{admission.in_work} requests are not answered: time is up")

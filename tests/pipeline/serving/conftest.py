@@ -1,4 +1,4 @@
-"""One server of forks, which takes seconds to start, for all tests of the service."""
+"""Servers that take seconds to start, for all tests: of the service alone, and of the whole."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.pipeline.serving.in_process import (
     served,
     wait_until,
 )
+from tests.pipeline.serving.served import serving
 
 
 @pytest.fixture(scope="package")
@@ -44,3 +45,34 @@ def service(running) -> Iterator[Served]:
     forget(running)
     yield running
     wait_until(lambda: is_idle(running))
+
+
+@pytest.fixture(scope="package")
+def api_server(catalog, tiny_checkpoint, tmp_path_factory):
+    """Started as ``one_worker`` of tests/pipeline/conftest.py was."""
+    with serving(
+        tmp_path_factory.mktemp("served"),
+        f"--model={tiny_checkpoint}",
+        "--precision=float32",
+        "--embeddings",
+        "--features",
+        "--max_upload_mib=4",
+        "--max_files=30",
+        f"--root={catalog.folder}",
+    ) as served:
+        yield served
+        assert served.stop() == 0
+        served.wait_until_alone()
+        assert not any(served.temporary.iterdir())
+        assert "Traceback" not in "\n".join(served.stderr)
+
+
+@pytest.fixture(scope="package")
+def files(catalog) -> dict[str, bytes]:
+    paths = (path for path in catalog.folder.rglob("*") if path.suffix != ".jpg")
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+
+@pytest.fixture(scope="package")
+def sound(files) -> bytes:
+    return files["pcm16.wav"]

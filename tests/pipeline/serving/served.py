@@ -220,8 +220,8 @@ class Halfway:
 
 def check_problem(answer: httpx.Response, status: int, reason: str) -> dict[str, Any]:
     """Everything that holds for every error; its body."""
-    told = answer.text[:500]
-    assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM), told
+    told = answer.status_code, answer.headers["content-type"]
+    assert told == (status, PROBLEM), answer.text[:500]
     body: dict[str, Any] = answer.json()
     assert set(body) <= {"type", "title", "status", "detail", "reason", "stage"}
     assert (body["status"], body["reason"]) == (status, reason)
