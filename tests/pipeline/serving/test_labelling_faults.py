@@ -31,7 +31,7 @@ from tests.pipeline.serving.in_process import (
     wait_until,
     wav,
 )
-from transforms.errors import Reason, StageError
+from transforms.errors import Reason, StageError, UsageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
@@ -122,17 +122,29 @@ def test_the_model_is_killed_while_it_computes(service, tmp_path):
 
 
 def test_another_model_does_not_take_the_place_of_the_one_that_was_killed(
-    fork_server, tiny_checkpoint, separated_checkpoint, tmp_path, caplog
+    fork_server, tiny_checkpoint, separated_checkpoint, tmp_path, monkeypatch
 ):
     model, path = tmp_path / "model", wav(tmp_path, "a.wav", 3.0)
     shutil.copytree(tiny_checkpoint, model)
-    with served(f"--model={model}", "--request_seconds=20") as service:
+    refused: list[str] = []
+    with served(f"--model={model}") as service:
+        note = service.service._note
+
+        def noted(announced: Any) -> None:
+            try:
+                note(announced)
+            except UsageError as error:
+                refused.append(str(error))
+                raise
+
+        monkeypatch.setattr(service.service, "_note", noted)
         (pid,) = service.service._model.process_ids
         shutil.rmtree(model)
         shutil.copytree(separated_checkpoint, model)
         os.kill(pid, signal.SIGKILL)
         future = service.begin(service.service.label(upload(path)))
-        wait_until(lambda: "another model lies there by now" in caplog.text)
+        wait_until(lambda: refused)
+        assert "another model lies there by now" in refused[0]
         assert not future.done()
         shutil.rmtree(model)
         shutil.copytree(tiny_checkpoint, model)

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,10 +42,15 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0.01)
 
 
+def worker_threads() -> list[threading.Thread]:
+    """Of other pools, too."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("worker")]
+
+
 @asynccontextmanager
 async def opened(size: int = 1, by: Callable[[], Worker] = start) -> AsyncIterator[Pool]:
     """A pool that leaves neither a process nor a thread."""
-    made = Pool(size, by)
+    made, threads = Pool(size, by), set(worker_threads())
     ever: set[int] = set()
     try:
         await made.open()
@@ -58,7 +62,7 @@ async def opened(size: int = 1, by: Callable[[], Worker] = start) -> AsyncIterat
         made.close()
         assert made.process_ids == []
         assert not any(map(is_there, ever))
-        await until(lambda: not any(t.name.startswith("worker") for t in threading.enumerate()))
+        await until(lambda: set(worker_threads()) <= threads)
 
 
 def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -216,21 +220,13 @@ def test_a_worker_that_is_killed_while_it_is_free_fails_no_job():
         async with opened() as workers:
             first = await workers.result("process_id")
             os.kill(first, signal.SIGKILL)
-            await until(lambda: not running(first))
+            await until(lambda: not any(worker.is_alive for worker in workers._all))
             second = await workers.result("process_id")
             assert second != first
             assert workers.restarts == 1
             assert await is_whole(workers)
 
     run(story)
-
-
-def running(process_id: int) -> bool:
-    """Whether it is there and no zombie."""
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_what_fails_to_start_is_tried_again(caplog, monkeypatch):
@@ -301,7 +297,7 @@ def test_closing_in_the_middle_of_jobs(tmp_path):
 @pytest.mark.parametrize("leaves", [False, True])
 def test_closing_while_a_worker_starts(leaves):
     """``leaves``: as does the one who waits for it."""
-    go, started = threading.Event(), []
+    go, started, threads = threading.Event(), [], set(worker_threads())
 
     def start_when_told() -> Worker:
         go.wait(PATIENCE_SECONDS)
@@ -323,6 +319,6 @@ def test_closing_while_a_worker_starts(leaves):
 
     run(story)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while any(thread.name.startswith("worker") for thread in threading.enumerate()):
+    while not set(worker_threads()) <= threads:
         assert time.monotonic() < deadline
         time.sleep(0.01)
