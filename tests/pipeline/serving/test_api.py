@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 from pipeline import __version__
 from tests.audio_files import noise, write_soundfile
@@ -17,6 +18,8 @@ from tests.pipeline.serving.served import (
     eventually_empty,
 )
 from transforms.records import PredictionRow, WindowRow, schema_of
+
+pytestmark = pytest.mark.slow  # servers are started
 
 OWN = {"uri", "track_id", "run_id", "modified_at", "labelled_at"}  # of the request
 

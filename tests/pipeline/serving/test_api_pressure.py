@@ -17,6 +17,8 @@ from tests.pipeline.serving.served import (
     serving,
 )
 
+pytestmark = pytest.mark.slow  # servers are started
+
 KEY = "s3cret"
 
 

@@ -27,6 +27,8 @@ from tests.pipeline.serving.served import (
     serving,
 )
 
+pytestmark = pytest.mark.slow  # servers are started
+
 LIGHT = ("--live_model=none", "--enhancer=none", "--workers=1")
 TIMES = {"labelled_at", "run_id"}
 
@@ -248,7 +250,6 @@ def test_what_dies_in_the_middle_of_a_file(shared, tmp_path, name, status, reaso
     eventually_empty(shared)
 
 
-@pytest.mark.slow
 def test_the_cache_survives_a_restart_and_a_kill(tiny_checkpoint, separated_checkpoint, tmp_path):
     contents = [piece(tmp_path, seed=seed) for seed in range(2)]
     given = (f"--model={tiny_checkpoint}", *LIGHT)
