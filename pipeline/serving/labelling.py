@@ -14,7 +14,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.resources import available_cores
 from pipeline.serve_arguments import ServeConfig
 from pipeline.serving import pool, worker_entry
 from pipeline.serving.announced import Announced
@@ -49,6 +48,8 @@ Out = TypeVar("Out")
 
 PLAYABLE = frozenset({"mp3", "pcm_s16", "flac", "vorbis", "opus", "aac"})
 """Codecs that every browser of today plays; PCM in a WAV alone."""
+_MODEL_THREADS = 1
+"""PyTorch's: with more they wait for each other in loops, on cores that decoding needs."""
 _QUEUED_BATCHES = 4  # of windows that wait for the model; then decoding waits
 _ATTEMPTS = 2  # of a batch whose process ended
 _LOGGER = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class LabelService:
     def _start_model(self) -> pool.Worker:
         """Start the process with the model, and wait until it is loaded."""
         worker = pool.Worker(
-            self._context, worker_entry.model_worker, self._config, available_cores()
+            self._context, worker_entry.model_worker, self._config, _MODEL_THREADS
         )
         try:
             for _ in ("announced", "loaded"):

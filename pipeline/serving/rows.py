@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,9 +60,14 @@ def told_of(labelled: Labelled, upload: Upload, provenance: Provenance) -> Label
     return dataclasses.replace(labelled, prediction=prediction, windows=windows)
 
 
+@functools.lru_cache(maxsize=8)
+def _columns(row_class: type, names: tuple[str, ...]) -> pa.Schema:
+    schema = schema_of(row_class)
+    return pa.schema([schema.field(name) for name in names])
+
+
 def _as_written(rows: Sequence[Mapping[str, Any]], row_class: type) -> list[dict[str, Any]]:
     """Rows as they are read out of a dataset: most numbers have 32 bits there."""
-    schema = schema_of(row_class)
-    columns = pa.schema([schema.field(name) for name in rows[0]])
+    columns = _columns(row_class, tuple(rows[0]))
     written: list[dict[str, Any]] = pa.Table.from_pylist(rows, schema=columns).to_pylist()
     return written
