@@ -239,7 +239,7 @@ class Api:
                 return dataclasses.replace(await self.service.fetch(found, copy), uri=shown)
             limits = self.service.limits
             try:
-                return await asyncio.to_thread(local_upload, shown, Path(found), limits)
+                return await asyncio.to_thread(local_upload, shown, Path(found), limits, copy)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise StageError(Reason.NOT_FOUND, f"{shown}: no such file") from error
             except PermissionError as error:

@@ -7,11 +7,12 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import Future
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from pipeline.serve_arguments import ServeConfig
@@ -103,7 +104,7 @@ class LabelService:
             front_end_fingerprint=announced.provenance.front_end_fingerprint,
             settings=json.dumps(
                 [config.min_seconds, config.top_k, config.features, config.embeddings,
-                 self._rule.unknown_threshold]
+                 self._rule.unknown_threshold, model.device, announced.batch_size]
             ),
         )  # fmt: skip
         self._batcher: MicroBatcher[LogMelWindow, WindowPrediction | StageError] = MicroBatcher(
@@ -189,12 +190,17 @@ class LabelService:
             return self._told_of(found, upload)
 
         async def work(tell: Told) -> Labelled:
-            labelled = await self._labelled(upload, picture, tell)
+            with _kept(upload) as kept:
+                labelled = await self._labelled(kept, picture, tell)
             await asyncio.to_thread(self._cache.put, key, labelled)
             return labelled
 
         flight = self._flights.join((upload.sha256, picture), work, told)
-        labelled = await self._in_time(flight)
+        try:
+            labelled = await self._in_time(flight)
+        except StageError as error:
+            own = error.message.replace(upload.sha256, PurePosixPath(upload.uri).name)
+            raise StageError(error.reason, own) from error
         self._metrics.files.labels("label", "model").inc()
         self._metrics.audio_seconds.inc(labelled.prediction["duration_s"])
         return self._told_of(labelled, upload)
@@ -215,7 +221,8 @@ class LabelService:
                         png = part
                         continue
                     tell(Progress(Step.DECODING, part[-1].end_s))
-                    waiting += [await self._batcher.add(window) for window in part]
+                    for window in part:
+                        waiting.append(await self._batcher.add(window))
             tell(Progress(Step.LABELLING))
             predictions = [_checked(await future) for future in waiting]
         except pool.LostError as error:
@@ -297,6 +304,22 @@ class LabelService:
             self._batching.cancel()
         for one in (self._model, self._sound, self._listener):
             one.close()
+
+
+@contextlib.contextmanager
+def _kept(upload: Upload) -> Iterator[Upload]:
+    """The same bytes under a name that says nothing of who handed them in.
+
+    Others who handed in the same may wait for the work on them when the first one leaves, and
+    takes the file along. What cannot be linked lies on another file system: nobody deletes that.
+    """
+    with tempfile.TemporaryDirectory(prefix="shared-", ignore_cleanup_errors=True) as folder:
+        link = Path(folder) / "sound"
+        try:
+            os.link(upload.path, link)
+        except OSError:
+            link = upload.path
+        yield dataclasses.replace(upload, uri=upload.sha256, path=link)
 
 
 def _checked(outcome: WindowPrediction | StageError) -> WindowPrediction:

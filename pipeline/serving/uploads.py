@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
@@ -90,8 +91,8 @@ def shown_name(name: str) -> str:
     return " ".join(visible.split())[:_MOST_NAME_CHARACTERS] or "unnamed"
 
 
-def local_upload(uri: str, path: Path, limits: Limits) -> Upload:
-    """Hash a file of this machine where it lies; blocks.
+def local_upload(uri: str, path: Path, limits: Limits, copy: Path | None = None) -> Upload:
+    """Hash a file of this machine; blocks.
 
     Parameters
     ----------
@@ -100,6 +101,8 @@ def local_upload(uri: str, path: Path, limits: Limits) -> Upload:
     path : Path
         As :func:`pipeline.serving.uris.resolve_uri` resolved it.
     limits : Limits
+    copy : Path, optional
+        Where to copy it on the way: it may change later. None takes it where it lies.
 
     Raises
     ------
@@ -112,12 +115,13 @@ def local_upload(uri: str, path: Path, limits: Limits) -> Upload:
         path.stat()  # says not found or permission denied
         raise OSError(f"{path} is no regular file")
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as source:
+    with path.open("rb") as source, (copy or Path(os.devnull)).open("wb") as sink:
         while chunk := source.read(_WRITE_BYTES):
             size += len(chunk)
             _check_size(size, limits.upload_bytes)  # not by stat(): the file may be growing
             digest.update(chunk)
-    return Upload(uri, path, digest.hexdigest(), size)
+            sink.write(chunk)
+    return Upload(uri, copy or path, digest.hexdigest(), size)
 
 
 class _Form:

@@ -67,6 +67,39 @@ def test_one_of_two_who_wait_leaves(service, tmp_path):
     assert service.service.restarts == before
 
 
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_who_leaves_takes_the_file_along_and_its_name(service, tmp_path, is_sound):
+    """Two hand in the same bytes; the first one leaves before a worker has looked at them."""
+    first = wav(tmp_path, "first.wav", 5.0)
+    if not is_sound:
+        first.write_bytes(b"no sound at all" * 99)
+    second = Path(shutil.copy(first, tmp_path / "second.wav"))
+    others = [wav(tmp_path, f"other {number}.wav", 5.0, 7 + number) for number in (1, 2)]
+    pids = service.service._sound.process_ids
+    stop(pids)
+    busy = [Tap(), Tap()]
+    for path, tap in zip(others, busy, strict=True):
+        service.begin(service.service.label(upload(path), told=tap))
+    for tap in busy:
+        assert tap.has_begun.wait(PATIENCE_SECONDS)
+    taps = [Tap(), Tap()]
+    leaver, stayer = (
+        service.begin(service.service.label(upload(path), told=tap))
+        for path, tap in zip((first, second), taps, strict=True)
+    )
+    wait_until(lambda: all(tap.heard for tap in taps))
+    leaver.cancel()
+    first.unlink()
+    go_on(pids)
+    if is_sound:
+        assert stayer.result(PATIENCE_SECONDS).prediction["uri"] == "second.wav"
+        return
+    with pytest.raises(StageError) as caught:
+        stayer.result(PATIENCE_SECONDS)
+    assert caught.value.reason is Reason.NOT_AUDIO
+    assert "first.wav" not in caught.value.message
+
+
 def test_out_of_time(service, tmp_path, monkeypatch):
     config = service.service._config
     limits = dataclasses.replace(config.limits, request_seconds=0.5)
