@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -71,6 +72,8 @@ class LabelService:
         self._context = pool.start_fork_server()
         self._announced: Future[Announced] = Future()
         self._flights: Flights[Labelled] = Flights()
+        self._shared = tempfile.TemporaryDirectory(prefix="shared-", ignore_cleanup_errors=True)
+        self._numbers = itertools.count()
         self._model = pool.Pool(1, self._start_model)
         self._sound = pool.Pool(config.workers, self._start_sound)
         self._listener = pool.Pool(1, self._start_sound)  # a live stream waits for no file
@@ -190,7 +193,7 @@ class LabelService:
             return self._told_of(found, upload)
 
         async def work(tell: Told) -> Labelled:
-            with _kept(upload) as kept:
+            with self._kept(upload) as kept:
                 labelled = await self._labelled(kept, picture, tell)
             await asyncio.to_thread(self._cache.put, key, labelled)
             return labelled
@@ -204,6 +207,24 @@ class LabelService:
         self._metrics.files.labels("label", "model").inc()
         self._metrics.audio_seconds.inc(labelled.prediction["duration_s"])
         return self._told_of(labelled, upload)
+
+    @contextlib.contextmanager
+    def _kept(self, upload: Upload) -> Iterator[Upload]:
+        """The same bytes under a name that says nothing of who handed them in.
+
+        Others who handed in the same may wait for the work on them when the first one leaves, and
+        takes the file along. What cannot be linked is taken where it lies.
+        """
+        link = Path(self._shared.name) / str(next(self._numbers))
+        try:
+            os.link(upload.path, link)
+        except OSError:
+            link = upload.path
+        try:
+            yield dataclasses.replace(upload, uri=upload.sha256, path=link)
+        finally:
+            if link != upload.path:
+                link.unlink(missing_ok=True)
 
     def _told_of(self, labelled: Labelled, upload: Upload) -> Labelled:
         return told_of(labelled, upload, self._announced.result().provenance)
@@ -304,22 +325,7 @@ class LabelService:
             self._batching.cancel()
         for one in (self._model, self._sound, self._listener):
             one.close()
-
-
-@contextlib.contextmanager
-def _kept(upload: Upload) -> Iterator[Upload]:
-    """The same bytes under a name that says nothing of who handed them in.
-
-    Others who handed in the same may wait for the work on them when the first one leaves, and
-    takes the file along. What cannot be linked lies on another file system: nobody deletes that.
-    """
-    with tempfile.TemporaryDirectory(prefix="shared-", ignore_cleanup_errors=True) as folder:
-        link = Path(folder) / "sound"
-        try:
-            os.link(upload.path, link)
-        except OSError:
-            link = upload.path
-        yield dataclasses.replace(upload, uri=upload.sha256, path=link)
+        self._shared.cleanup()
 
 
 def _checked(outcome: WindowPrediction | StageError) -> WindowPrediction:
