@@ -98,7 +98,10 @@ def wav(seconds: float, *, rate_hz: int = 16_000) -> bytes:
 
 
 class StandIn:
-    """Answers by the file's name: "broken" fails, "busy" is refused, "slow" waits for a gate."""
+    """Answers by the file's name: "broken" fails, "busy" is refused, "slow" waits for a gate.
+
+    Of what is "mute" there is no sound for the browser.
+    """
 
     def __init__(self) -> None:
         self.limits = Limits(upload_bytes=4 << 20, batch_files=6)
@@ -173,6 +176,8 @@ class StandIn:
         return Enhanced(row, path)
 
     async def playable(self, upload: Upload, codec: str) -> Path:
+        if "mute" in upload.uri:
+            raise RefusedError(Problem.OUT_OF_TIME, "no copy in time")
         return upload.path
 
     async def follow(
