@@ -166,10 +166,10 @@ class LabelTab:
             folder = session.open_folder(self._folder)
             try:
                 files = await asyncio.to_thread(write_downloads, rows, self.labels, folder)
-            except OSError as error:  # must not end the work that is shown with it
-                if session.folder is folder:
-                    return failure(*told_of_error(error), words)
-                files = ()  # cleared meanwhile
+            except Exception as error:  # must not end the work that is shown with it
+                if session.folder is not folder:  # cleared meanwhile
+                    return download_links([], session.version, words)
+                return failure(*told_of_error(error), words)
         return download_links(files, session.version, words)
 
 

@@ -16,7 +16,7 @@ import pytest
 from gradio.data_classes import FileData, ListFiles
 
 from pipeline.serving.admission import Admission
-from pipeline.serving.answers import Limits
+from pipeline.serving.answers import Limits, Upload
 from pipeline.serving.labelling import LabelService
 from pipeline.serving.page import label_tab
 from pipeline.serving.page.english import ENGLISH
@@ -25,7 +25,7 @@ from pipeline.serving.page.label_tab import LabelTab
 from pipeline.serving.page.session import Session, State
 from pipeline.serving.page.uploads import Given, files_input
 from pipeline.serving.site import AdmittedService
-from tests.pipeline.serving.page.stand_in import StandIn, prediction, wav
+from tests.pipeline.serving.page.stand_in import StandIn, wav
 
 REQUEST = cast(gr.Request, SimpleNamespace(headers={}))
 
@@ -56,13 +56,16 @@ def test_a_result_without_its_sound_is_a_result(tmp_path: Path) -> None:
     assert 'data-start="0.000"' in shown[3]
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "no space"), ValueError("a row of another schema")]
+)
 def test_downloads_that_cannot_be_written_end_no_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "no space")
+    def fail(*_: Any) -> None:
+        raise error
 
-    monkeypatch.setattr(label_tab, "write_downloads", full)
+    monkeypatch.setattr(label_tab, "write_downloads", fail)
     session = Session()
     files = given(tmp_path, *(f"{number}.wav" for number in range(6)))
     shown = dropped(LabelTab(StandIn(), tmp_path), files, session)
@@ -116,15 +119,12 @@ def test_names_are_shown_as_the_api_shows_them(tmp_path: Path) -> None:
 
 
 def test_a_copy_to_play_needs_no_admission_of_its_own(tmp_path: Path) -> None:
-    files = given(tmp_path, "a.wav")
     admission = Admission(Limits(in_work=1))
     service = AdmittedService(cast(LabelService, StandIn()), admission)
-    session = Session()
+    upload = Upload("a.wav", tmp_path / "a.wav", "", 0)
 
     async def while_full() -> Path:
-        entry = session.add(*files[0], tmp_path)
-        upload = await asyncio.to_thread(label_tab.local_upload, entry.name, entry.file, Limits())
         with admission.enter():
-            return await service.playable(upload, prediction("a")["codec"])
+            return await service.playable(upload, "pcm_s16")
 
-    assert asyncio.run(while_full()) == session.entries[0].file
+    assert asyncio.run(while_full()) == upload.path
