@@ -89,11 +89,11 @@ def png(width: int = 672, height: int = 224) -> bytes:
     )  # fmt: skip
 
 
-def wav(seconds: float, *, rate_hz: int = 16_000) -> bytes:
+def wav(seconds: float, *, rate_hz: int = 16_000, frequency_hz: float = 440.0) -> bytes:
     """A sine as a WAV file."""
     times = np.arange(int(seconds * rate_hz)) / rate_hz
     written = io.BytesIO()
-    soundfile.write(written, 0.3 * np.sin(2 * np.pi * 440 * times), rate_hz, format="WAV")
+    soundfile.write(written, 0.3 * np.sin(2 * np.pi * frequency_hz * times), rate_hz, format="WAV")
     return written.getvalue()
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 import gradio as gr
@@ -27,6 +28,8 @@ from pipeline.serving.page.uploads import Given, files_input
 from pipeline.serving.site import AdmittedService
 from tests.pipeline.serving.page.stand_in import StandIn, wav
 
+Out = TypeVar("Out")
+
 REQUEST = cast(gr.Request, SimpleNamespace(headers={}))
 
 
@@ -39,12 +42,18 @@ def given(folder: Path, *names: str, seconds: float = 1.0) -> list[Given]:
     return files
 
 
+def run(work: Coroutine[Any, Any, Out]) -> Out:
+    """In a thread: the browser of other tests has a loop that runs in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result(timeout=30)
+
+
 async def last_of(steps: AsyncIterator[list[Any]]) -> list[Any]:
     return [step async for step in steps][-1]
 
 
 def dropped(tab: LabelTab | EnhanceTab, files: Sequence[Given], session: Session) -> list[Any]:
-    return asyncio.run(asyncio.wait_for(last_of(tab.drop(files, session, REQUEST)), 30))
+    return run(last_of(tab.drop(files, session, REQUEST)))
 
 
 def test_a_result_without_its_sound_is_a_result(tmp_path: Path) -> None:
@@ -80,7 +89,7 @@ def test_the_downloads_of_drops_at_once_have_all_rows(tmp_path: Path) -> None:
         drops = (given(tmp_path, *(f"{drop} {n}.wav" for n in range(6))) for drop in "ab")
         await asyncio.gather(*(last_of(tab.drop(files, session, REQUEST)) for files in drops))
 
-    asyncio.run(drop_twice())
+    run(drop_twice())
     assert session.folder is not None
     text = (session.folder / "labels.json").read_text(encoding="utf-8")
     assert sorted(re.findall(r'"uri":\s*"(\w) \d.wav"', text)) == ["a"] * 6 + ["b"] * 6
@@ -127,4 +136,4 @@ def test_a_copy_to_play_needs_no_admission_of_its_own(tmp_path: Path) -> None:
         with admission.enter():
             return await service.playable(upload, "pcm_s16")
 
-    assert asyncio.run(while_full()) == upload.path
+    assert run(while_full()) == upload.path
