@@ -168,9 +168,8 @@ class AdmittedService:
             return await self._service.enhance(upload)
 
     async def playable(self, upload: Upload, codec: str) -> Path:
-        """As the service's."""
-        with self._admission.enter():
-            return await self._service.playable(upload, codec)
+        """As the service's; of a file that was admitted before."""
+        return await self._service.playable(upload, codec)
 
     async def follow(
         self, stream_id: str, samples: FloatArray, sample_rate_hz: int, state: bytes | None

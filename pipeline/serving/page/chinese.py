@@ -43,6 +43,7 @@ CHINESE = {
     ),
     "timeline.window": "{start} 至 {end}：{label}，{percent}。从此处播放。",
     "sound.label": "{name} 的声音",
+    "sound.none": "没有可播放的声音。请重新提交后收听。",
     "sound.gone": "声音文件已不在服务器上。请重新提交后收听。",
     "picture.heading": "模型看到的画面",
     "picture.alt": "{name} 的对数梅尔频谱图，逐窗排列：向右为时间，向上为音高，越亮越响。",

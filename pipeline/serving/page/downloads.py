@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,19 @@ def write_downloads(
 ) -> tuple[Path, Path]:
     """Write rows as a JSON array and as Parquet, over what is there.
 
+    Several threads may do so at once.
+
     Returns
     -------
     tuple of Path
         Of the JSON and of the Parquet file.
     """
     table = table_of(predictions, labels)
-    json_file, parquet_file = folder / JSON_NAME, folder / PARQUET_NAME
     lines = ",\n".join(to_json_line(row) for row in table.to_pylist())
-    unfinished = folder / "unfinished"
-    unfinished.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    os.replace(unfinished, json_file)
-    pq.write_table(table, unfinished)
-    os.replace(unfinished, parquet_file)
-    return json_file, parquet_file
+    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder) as own:
+        unfinished = Path(own)
+        (unfinished / JSON_NAME).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        pq.write_table(table, unfinished / PARQUET_NAME)
+        for name in (JSON_NAME, PARQUET_NAME):
+            os.replace(unfinished / name, folder / name)
+    return folder / JSON_NAME, folder / PARQUET_NAME

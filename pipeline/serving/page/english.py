@@ -49,6 +49,7 @@ ENGLISH = {
     ),
     "timeline.window": "{start} to {end}: {label}, {percent}. Play from here.",
     "sound.label": "Sound of {name}",
+    "sound.none": "There is no sound to play. Hand the file in again to listen to it.",
     "sound.gone": "The sound is no longer here. Hand the file in again to listen to it.",
     "picture.heading": "What the model saw",
     "picture.alt": (

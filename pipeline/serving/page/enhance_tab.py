@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,16 +12,15 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline.serving.answers import Problem, RefusedError, Service
+from pipeline.serving.answers import Service
 from pipeline.serving.page import formats
+from pipeline.serving.page.errors import sound_of, told_of_error
 from pipeline.serving.page.events import EVENT, words_of
 from pipeline.serving.page.result_html import facts_list, failure, player, warnings_list
-from pipeline.serving.page.session import Session, safe_stem, safe_suffix, upload_of
+from pipeline.serving.page.session import Session, safe_stem, safe_suffix
 from pipeline.serving.page.texts import Words
 from pipeline.serving.page.uploads import Given, files_input
-from transforms.errors import StageError
-
-_LOG = logging.getLogger(__name__)
+from pipeline.serving.uploads import local_upload
 
 
 class EnhanceTab:
@@ -65,42 +63,44 @@ class EnhanceTab:
             session.work.add(work)
             try:
                 result = await work
-            except StageError as error:
-                result = failure(error.reason.value, error.message, words)
-            except RefusedError as error:
-                result = failure(error.problem.value, error.message, words)
             except Exception as error:
-                _LOG.exception("the page could not enhance a file")
-                result = failure(Problem.INTERNAL.value, type(error).__name__, words)
+                result = failure(*told_of_error(error), words)
             finally:
                 session.work.discard(work)
             yield [None, _section(words["enhance.of"].format(name=name), result)]
 
     async def _result(self, file: Given, session: Session, words: Words) -> str:
-        folder = session.open_folder(self._folder) / f"enhance-{next(session.numbers)}"
-        folder.mkdir()
-        kept = folder / f"before{safe_suffix(file.name)}"
+        folder = session.open_folder(self._folder) / f"enhance-{session.next_number()}"
+        try:
+            result = await self._enhanced(file, folder, words)
+        except BaseException:  # a cancellation, too
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        session.keep_enhanced(folder)
+        return result
+
+    async def _enhanced(self, file: Given, folder: Path, words: Words) -> str:
+        given = folder / "given"  # apart: the visitor's name may be that of the other
+        given.mkdir(parents=True)
+        kept = given / f"before{safe_suffix(file.name)}"
         after = folder / f"{safe_stem(file.name)}.flac"  # a browser saves it under this name
         os.link(file.path, kept)
-        upload = await asyncio.to_thread(upload_of, file.name, kept)
+        upload = await asyncio.to_thread(local_upload, file.name, kept, self._service.limits)
         enhanced = await self._service.enhance(upload)
-        await asyncio.to_thread(_move, enhanced.path, after)
-        before = await self._service.playable(upload, enhanced.row["codec"])
+        await asyncio.to_thread(shutil.move, enhanced.path, after)
+        before = await sound_of(self._service, upload, enhanced.row["codec"])
         return _result_html(enhanced.row, file.name, before, after, words)
-
-
-def _move(source: Path, target: Path) -> None:
-    shutil.move(source, target)
 
 
 def _section(heading: str, content: str) -> str:
     return f'<section class="result"><h2 role="status">{heading}</h2>{content}</section>'
 
 
-def _result_html(row: Mapping[str, Any], name: str, before: Path, after: Path, words: Words) -> str:
+def _result_html(
+    row: Mapping[str, Any], name: str, before: Path | None, after: Path, words: Words
+) -> str:
     players = "".join(
-        f"<div><h3>{words[key]}</h3>"
-        f"{player(formats.address(path), f'{words[key]}: {name}', words)}</div>"
+        f"<div><h3>{words[key]}</h3>{player(path, f'{words[key]}: {name}', words)}</div>"
         for key, path in (("enhance.before", before), ("enhance.after", after))
     )
     figures = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,14 @@ import gradio as gr
 
 from pipeline.serving.answers import Problem, Progress, RefusedError, Service
 from pipeline.serving.page.downloads import write_downloads
+from pipeline.serving.page.errors import sound_of, told_of_error
 from pipeline.serving.page.events import EVENT, words_of
 from pipeline.serving.page.list_html import announcements, download_links, session_list
-from pipeline.serving.page.result_html import result
-from pipeline.serving.page.session import Entry, Session, State, upload_of
+from pipeline.serving.page.result_html import failure, result
+from pipeline.serving.page.session import Entry, Session, State
 from pipeline.serving.page.texts import Words
 from pipeline.serving.page.uploads import Given, files_input, recorder_input
-from transforms.errors import StageError
-
-_LOG = logging.getLogger(__name__)
+from pipeline.serving.uploads import local_upload
 
 FILES_AT_ONCE = 4  # of one drop
 BUSY_TRIES = 6
@@ -81,7 +79,7 @@ class LabelTab:
         if path is None:
             return
         words = words_of(request)
-        name = words["recording.name"].format(number=next(session.recordings))
+        name = words["recording.name"].format(number=session.next_recording())
         async for parts in self._work([Given(name, Path(path))], session, words):
             yield [None, *parts]
 
@@ -130,13 +128,8 @@ class LabelTab:
             try:
                 if entry.state is not State.FAILED:
                     await self._answer(entry, session)
-            except StageError as error:
-                entry.failed(error.reason.value, error.message)
-            except RefusedError as error:
-                entry.failed(error.problem.value, error.message)
             except Exception as error:
-                _LOG.exception("the page could not label a file")
-                entry.failed(Problem.INTERNAL.value, type(error).__name__)
+                entry.failed(*told_of_error(error))
             session.ended(entry)
 
     async def _answer(self, entry: Entry, session: Session) -> None:
@@ -144,7 +137,8 @@ class LabelTab:
             entry.state, entry.seconds = State(progress.step.value), progress.seconds
             session.version += 1
 
-        upload = await asyncio.to_thread(upload_of, entry.name, entry.file)
+        limits = self._service.limits
+        upload = await asyncio.to_thread(local_upload, entry.name, entry.file, limits)
         for tries_left in reversed(range(BUSY_TRIES)):
             try:
                 labelled = await self._service.label(upload, picture=True, told=told)
@@ -155,7 +149,7 @@ class LabelTab:
                 entry.state = State.BUSY
                 session.version += 1
                 await asyncio.sleep(min(error.retry_after_seconds or 0, BUSY_WAIT_SECONDS))
-        sound = await self._service.playable(upload, labelled.prediction["codec"])
+        sound = await sound_of(self._service, upload, labelled.prediction["codec"])
         await asyncio.to_thread(entry.answered, labelled, sound)
 
     def result(self, session: Session, words: Words) -> str:
@@ -165,11 +159,17 @@ class LabelTab:
 
     async def downloads(self, session: Session, words: Words) -> str:
         """Links to all rows, which are written for it."""
-        rows = [entry.prediction for entry in session.done]
-        if not rows:
-            return download_links([], session.version, words)
-        folder = session.open_folder(self._folder)
-        files = await asyncio.to_thread(write_downloads, rows, self.labels, folder)
+        async with session.writing:  # or older rows may come last
+            rows = [entry.prediction for entry in session.done]
+            if not rows:
+                return download_links([], session.version, words)
+            folder = session.open_folder(self._folder)
+            try:
+                files = await asyncio.to_thread(write_downloads, rows, self.labels, folder)
+            except Exception as error:  # must not end the work that is shown with it
+                if session.folder is not folder:  # cleared meanwhile
+                    return download_links([], session.version, words)
+                return failure(*told_of_error(error), words)
         return download_links(files, session.version, words)
 
 
@@ -183,7 +183,7 @@ class _View:
     def __init__(self, tab: LabelTab, session: Session, words: Words) -> None:
         self._tab, self._session, self._words = tab, session, words
         self._version = -1  # of the session, when it was drawn
-        self._shown: tuple[int | None, State | None] = (None, None)
+        self._shown: tuple[object, ...] = ()  # what the result depends on
         self._result = tab.result(session, words)
         self._rows = -1
         self._downloads = ""
@@ -197,7 +197,7 @@ class _View:
         session, words = self._session, self._words
         self._version = session.version
         entry = session.entry(session.selected)
-        shown = (session.selected, entry.state if entry else None)
+        shown = (session.selected, entry and entry.state, entry and entry.sound)
         if shown != self._shown:
             self._shown, self._result = shown, self._tab.result(session, words)
         rows = len(session.done)

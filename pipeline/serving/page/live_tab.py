@@ -7,18 +7,15 @@ streaming from the microphone drops what comes while it waits.
 
 from __future__ import annotations
 
-import logging
-
 import gradio as gr
 import numpy as np
 
-from pipeline.serving.answers import Problem, RefusedError, ServedModel, Service
+from pipeline.serving.answers import ServedModel, Service
+from pipeline.serving.page.errors import told_of_error
 from pipeline.serving.page.events import EVENT, words_of
 from pipeline.serving.page.live_html import controls, live
 from pipeline.serving.page.live_stream import Piece, Stream, piece_of
-from transforms.errors import StageError
 
-_LOG = logging.getLogger(__name__)
 _HEARING = """
 element.addEventListener('page-hear', (e) => trigger('hear', e.detail));
 watch('value', () => element.dispatchEvent(new CustomEvent('page-heard', { bubbles: true })));
@@ -56,13 +53,8 @@ class LiveTab:
             stream = Stream()
         try:
             await self._hear(stream, piece_of(sent))
-        except StageError as error:
-            _end(stream, error.reason.value, error.message)
-        except RefusedError as error:
-            _end(stream, error.problem.value, error.message)
         except Exception as error:
-            _LOG.exception("the page could not follow a stream")
-            _end(stream, Problem.INTERNAL.value, type(error).__name__)
+            _end(stream, *told_of_error(error))
         stream.answered += 1
         return live(stream, self._labels, words_of(request)), stream
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from pipeline.serving.page import formats
@@ -197,15 +198,15 @@ def _headline(entry: Entry, labels: Sequence[str], threshold: float | None, word
 
 
 def _player(entry: Entry, words: Words) -> str:
-    if entry.sound is None:
-        return ""
-    return player(formats.address(entry.sound), words["sound.label"].format(name=entry.name), words)
+    return player(entry.sound, words["sound.label"].format(name=entry.name), words)
 
 
-def player(source: str, label: str, words: Words) -> str:
+def player(sound: Path | None, label: str, words: Words) -> str:
     """An audio player, and the sentence that page.js shows once the sound is gone."""
+    if sound is None:
+        return f'<p class="note">{words["sound.none"]}</p>'
     return (
-        f'<audio controls preload="metadata" src="{escape(source)}"'
+        f'<audio controls preload="metadata" src="{escape(formats.address(sound))}"'
         f' aria-label="{escape(label)}"></audio>'
         f'<p class="sound-gone" role="alert" hidden>{words["sound.gone"]}</p>'
     )

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import itertools
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.serving.answers import Labelled, Upload
+from pipeline.serving.answers import Labelled
 
 MAX_ENTRIES = 100
+MAX_SOUND_BYTES = 1 << 30  # of a session: beyond, the oldest sounds go, and their rows stay
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 _NOT_IN_STEM = re.compile(r"[^\w \-.()]")
 _NO_SUFFIX = ".bin"
@@ -66,7 +65,7 @@ class Entry:
     reason: str = ""  # of a failure: a Reason or a Problem
     message: str = ""
 
-    def answered(self, labelled: Labelled, sound: Path) -> None:
+    def answered(self, labelled: Labelled, sound: Path | None) -> None:
         """Take over the service's answer."""
         self.prediction = labelled.prediction
         self.windows = [
@@ -75,7 +74,7 @@ class Entry:
         ]
         self.sound, self.from_cache = sound, labelled.from_cache
         if labelled.picture is not None:
-            self.picture = self.file.with_suffix(".png")
+            self.picture = self.file.with_name(f"{self.file.name}-picture.png")
             self.picture.write_bytes(labelled.picture)
         self.state = State.DONE
 
@@ -85,9 +84,24 @@ class Entry:
 
     def forget(self) -> None:
         """Delete its files."""
-        for path in (self.file, self.picture, self.sound):
-            if path is not None:
-                path.unlink(missing_ok=True)
+        self.forget_sound()
+        if self.picture is not None:
+            self.picture.unlink(missing_ok=True)
+
+    def forget_sound(self) -> None:
+        """Delete what was handed in and what the browser plays; the result stays."""
+        for path in self._sounds:
+            path.unlink(missing_ok=True)
+        self.sound = None
+
+    @property
+    def sound_bytes(self) -> int:
+        """What its sound takes on disk."""
+        return sum(path.stat().st_size for path in self._sounds if path.exists())
+
+    @property
+    def _sounds(self) -> set[Path]:
+        return {self.file} if self.sound is None else {self.file, self.sound}
 
 
 @dataclass
@@ -100,9 +114,11 @@ class Session:
     version: int = 0  # grows with every change that a visitor can see
     folder: Path | None = None  # of its files, once it has any
     work: set[asyncio.Task[Any]] = field(default_factory=set)
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # of its downloads
     following: bool = False  # the next file that is labelled is shown
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    recordings: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    enhanced: Path | None = None  # the folder of the newest enhanced file, the only one kept
+    number: int = 0  # the last one that was given
+    recording: int = 0
 
     def open_folder(self, within: Path) -> Path:
         """A folder of its own, whose name nobody guesses."""
@@ -111,9 +127,19 @@ class Session:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder
 
+    def next_number(self) -> int:
+        """A number that this session never gave before."""
+        self.number += 1
+        return self.number
+
+    def next_recording(self) -> int:
+        """How many recordings there are, with one that is new."""
+        self.recording += 1
+        return self.recording
+
     def add(self, name: str, file: Path, within: Path) -> Entry:
         """Add a file; it gets a second link here, which lives as long as the session."""
-        number = next(self.numbers)
+        number = self.next_number()
         kept = self.open_folder(within) / f"{number}{safe_suffix(name)}"
         entry = Entry(number, name, kept)
         try:
@@ -121,10 +147,31 @@ class Session:
         except OSError as error:
             entry.failed("not_found", str(error.strerror))
         self.entries.append(entry)
-        while len(self.entries) > MAX_ENTRIES and self.entries[0].state in FINAL:
-            self.entries.pop(0).forget()
+        self._drop_oldest()
         self.version += 1
         return entry
+
+    def _drop_oldest(self) -> None:
+        ended = [entry for entry in self.entries if entry.state in FINAL]
+        dropped = ended[: max(0, len(self.entries) - MAX_ENTRIES)]
+        for entry in dropped:
+            entry.forget()
+        gone = {entry.number for entry in dropped}
+        self.entries = [entry for entry in self.entries if entry.number not in gone]
+
+    def _drop_sounds(self) -> None:
+        sizes = {entry.number: entry.sound_bytes for entry in self.entries}
+        surplus = sum(sizes.values()) - MAX_SOUND_BYTES
+        for entry in self.entries:
+            if surplus > 0 and entry.state in FINAL:
+                entry.forget_sound()
+                surplus -= sizes[entry.number]
+
+    def keep_enhanced(self, folder: Path) -> None:
+        """Keep the folder of an enhanced file, in place of the one before."""
+        if self.enhanced is not None:
+            shutil.rmtree(self.enhanced, ignore_errors=True)
+        self.enhanced = folder
 
     def entry(self, number: int | None) -> Entry | None:
         """The entry of a number, if it is still kept."""
@@ -145,6 +192,7 @@ class Session:
             self.selected = entry.number
             self.following = entry.state is not State.DONE
         self.ends = [*self.ends[1 - MAX_ENTRIES :], entry]
+        self._drop_sounds()
         self.version += 1
 
     @property
@@ -159,6 +207,7 @@ class Session:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.entries, self.ends, self.selected, self.folder = [], [], None, None
+        self.enhanced = None
         self.version += 1
 
 
@@ -171,12 +220,3 @@ def safe_suffix(name: str) -> str:
 def safe_stem(name: str) -> str:
     """The rest of a file's name, without what is no letter, figure, space or one of ``-_.()``."""
     return _NOT_IN_STEM.sub("_", Path(name).stem)[:80] or "sound"
-
-
-def upload_of(name: str, file: Path) -> Upload:
-    """A file as the service takes it; reads all of it."""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while piece := opened.read(1 << 20):
-            digest.update(piece)
-    return Upload(name, file, digest.hexdigest(), file.stat().st_size)

@@ -14,13 +14,15 @@ import gradio as gr
 from gradio.components.base import Component
 from gradio.data_classes import FileData, ListFiles
 
+from pipeline.serving.uploads import shown_name
+
 _C = TypeVar("_C", bound=Component)
 
 
 class Given(NamedTuple):
     """A file as a visitor handed it in."""
 
-    name: str  # of the visitor's, with every character; Gradio's own path has lost some
+    name: str  # of the visitor's, as it may be shown; Gradio's own path has lost characters
     path: Path
 
 
@@ -44,7 +46,9 @@ def _given(payload: ListFiles | FileData | None) -> list[Given]:
     if payload is None:
         return []
     files = payload.root if isinstance(payload, ListFiles) else [payload]
-    return [Given(Path(file.orig_name or file.path).name, Path(file.path)) for file in files]
+    return [
+        Given(shown_name(Path(file.orig_name or file.path).name), Path(file.path)) for file in files
+    ]
 
 
 def _local_only(component: _C) -> _C:

@@ -21,6 +21,7 @@
   // ---- results --------------------------------------------------------------------------------
   function play(button) {
     const audio = button.closest(".result").querySelector("audio");
+    if (!audio) return; // the result says that there is no sound
     const start = Number(button.dataset.start);
     const seek = () => {
       audio.currentTime = start;

@@ -89,16 +89,19 @@ def png(width: int = 672, height: int = 224) -> bytes:
     )  # fmt: skip
 
 
-def wav(seconds: float, *, rate_hz: int = 16_000) -> bytes:
+def wav(seconds: float, *, rate_hz: int = 16_000, frequency_hz: float = 440.0) -> bytes:
     """A sine as a WAV file."""
     times = np.arange(int(seconds * rate_hz)) / rate_hz
     written = io.BytesIO()
-    soundfile.write(written, 0.3 * np.sin(2 * np.pi * 440 * times), rate_hz, format="WAV")
+    soundfile.write(written, 0.3 * np.sin(2 * np.pi * frequency_hz * times), rate_hz, format="WAV")
     return written.getvalue()
 
 
 class StandIn:
-    """Answers by the file's name: "broken" fails, "busy" is refused, "slow" waits for a gate."""
+    """Answers by the file's name: "broken" fails, "busy" is refused, "slow" waits for a gate.
+
+    Of what is "mute" there is no sound for the browser.
+    """
 
     def __init__(self) -> None:
         self.limits = Limits(upload_bytes=4 << 20, batch_files=6)
@@ -173,6 +176,8 @@ class StandIn:
         return Enhanced(row, path)
 
     async def playable(self, upload: Upload, codec: str) -> Path:
+        if "mute" in upload.uri:
+            raise RefusedError(Problem.OUT_OF_TIME, "no copy in time")
         return upload.path
 
     async def follow(

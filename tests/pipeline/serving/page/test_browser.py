@@ -91,6 +91,16 @@ def test_a_window_plays_from_its_start_by_mouse_and_by_keys(
         expect(windows.nth(59)).to_be_focused()
 
 
+def test_a_result_without_its_sound_says_so_and_its_windows_play_nothing(
+    chromium: Browser, page_url: str
+) -> None:
+    with Visit(chromium, page_url) as visit:
+        visit.drop({"mute.wav": wav(2)})
+        expect(visit.result).to_contain_text("There is no sound to play.")
+        visit.result.locator(".timeline button").nth(1).click()
+        expect(visit.result.locator("audio")).to_have_count(0)
+
+
 def test_progress_is_shown_while_files_are_worked_on_a_few_at_once(
     chromium: Browser, page_url: str, service: StandIn
 ) -> None:

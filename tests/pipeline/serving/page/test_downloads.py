@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -71,3 +72,11 @@ def test_a_second_time_replaces_the_first(written: tuple[Path, Path]) -> None:
     assert sorted(path.name for path in written[0].parent.iterdir()) == [
         "labels.json", "labels.parquet",
     ]  # fmt: skip
+
+
+def test_many_write_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: write_downloads(ROWS, LABELS, tmp_path), range(64)))
+    assert pq.read_table(tmp_path / "labels.parquet").num_rows == 2
+    assert len(json.loads((tmp_path / "labels.json").read_text(encoding="utf-8"))) == 2
+    assert len(list(tmp_path.iterdir())) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.serving.answers import Labelled, Problem, RefusedError
+from pipeline.serving.page import session as session_module
 from pipeline.serving.page.live_stream import piece_of
 from pipeline.serving.page.session import (
     MAX_ENTRIES,
@@ -19,7 +19,6 @@ from pipeline.serving.page.session import (
     State,
     safe_stem,
     safe_suffix,
-    upload_of,
 )
 from tests.pipeline.serving.page.stand_in import prediction
 
@@ -67,6 +66,41 @@ def test_the_oldest_ended_entries_give_way(given: Path, tmp_path: Path) -> None:
     assert session.entry(2) is entries[1]
 
 
+def test_one_that_still_runs_keeps_no_other(given: Path, tmp_path: Path) -> None:
+    session = Session()
+    running = session.add("slow.wav", given, tmp_path)
+    for number in range(MAX_ENTRIES + 5):
+        session.add(f"{number}.wav", given, tmp_path).failed("corrupt", "")
+    assert len(session.entries) == MAX_ENTRIES
+    assert session.entries[0] is running
+
+
+def test_the_oldest_sounds_give_way_and_their_rows_stay(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "MAX_SOUND_BYTES", 20)  # one is 5, or 10 with a copy
+    session = Session()
+    running = session.add("slow.wav", given, tmp_path)
+    entries = [session.add(f"{number}.wav", given, tmp_path) for number in range(3)]
+    for entry in entries[:2]:
+        copy_of_it = entry.file.with_name(f"{entry.file.name}-copy.flac")
+        copy_of_it.write_bytes(b"sound")
+        entry.answered(Labelled(prediction("a"), [], b"png", False), copy_of_it)
+        session.ended(entry)
+    first, second, third = entries  # 10 + 10 + 5 and the 5 of what runs
+    assert first.sound is None
+    assert second.sound is not None
+    assert second.sound.exists()
+    third.answered(Labelled(prediction("a"), [], b"png", False), third.file)
+    session.ended(third)
+    assert second.sound.exists()
+    assert [entry.file.exists() for entry in (running, *entries)] == [True, False, True, True]
+    assert first.picture is not None
+    assert first.picture.exists()
+    assert session.done == entries
+    assert sum(path.name.endswith("-copy.flac") for path in first.file.parent.iterdir()) == 1
+
+
 def test_a_result_is_shown_before_a_failure_and_a_choice_before_both(
     given: Path, tmp_path: Path
 ) -> None:
@@ -91,7 +125,7 @@ def test_a_session_starts_empty_for_everyone(given: Path, tmp_path: Path) -> Non
     one, two = copy.deepcopy(first), copy.deepcopy(first)
     one.add("a.wav", given, tmp_path)
     assert (first.entries, two.entries) == ([], [])
-    assert next(two.numbers) == 1
+    assert two.add("b.wav", given, tmp_path).number == 1
 
 
 def test_the_picture_goes_to_disk(given: Path, tmp_path: Path) -> None:
@@ -100,6 +134,21 @@ def test_the_picture_goes_to_disk(given: Path, tmp_path: Path) -> None:
     assert entry.picture is not None
     assert entry.picture.read_bytes() == b"png"
     assert entry.picture.suffix == ".png"
+
+
+def test_a_picture_overwrites_no_sound(given: Path, tmp_path: Path) -> None:
+    entry = Session().add("song.png", given, tmp_path)
+    entry.answered(Labelled(prediction("a"), [], b"png", True), entry.file)
+    assert entry.file.read_bytes() == given.read_bytes() == b"sound"
+
+
+def test_the_newest_enhanced_file_alone_is_kept(given: Path, tmp_path: Path) -> None:
+    session = Session()
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+        session.keep_enhanced(folder)
+    assert [folder.exists() for folder in folders] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -122,14 +171,6 @@ def test_suffixes(name: str, suffix: str) -> None:
 )  # fmt: skip
 def test_stems(name: str, stem: str) -> None:
     assert safe_stem(name) == stem
-
-
-def test_an_upload_states_the_digest_of_all_bytes(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 10_000
-    (tmp_path / "1.wav").write_bytes(content)
-    upload = upload_of("a.wav", tmp_path / "1.wav")
-    assert (upload.uri, upload.size_bytes) == ("a.wav", len(content))
-    assert upload.sha256 == hashlib.sha256(content).hexdigest()
 
 
 def sent(samples: np.ndarray, **changed: Any) -> dict[str, Any]:

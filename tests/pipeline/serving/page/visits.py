@@ -52,7 +52,7 @@ class Visit:
     ) -> None:
         self.context.close()
         if error is None:
-            assert self.errors == []
+            assert self.errors == [], self.errors
             assert self.elsewhere == []
 
     def _console(self, message: ConsoleMessage) -> None:
