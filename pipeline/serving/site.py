@@ -6,8 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
 from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +26,7 @@ from pipeline.serving.answers import (
     untold,
 )
 from pipeline.serving.api import Api
-from pipeline.serving.guards import allowed_hosts, guarded
+from pipeline.serving.guards import UPLOADS, allowed_hosts, guarded
 from pipeline.serving.labelling import LabelService
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.problems import REASON_HEADER, add_problem_handlers, problem_response
@@ -36,7 +34,9 @@ from pipeline.serving.rates import RateLimiter
 from transforms.records import FloatArray
 
 _API_PATHS = ("/v1/", "/health/", "/metrics", "/openapi.json")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FORM_BYTES = 1 << 16  # of a form beside its files
+_OTHER_BYTES = 64 << 20  # of all else, such as the page's events, which are read into memory
 _BURST_SECONDS = 5  # of a client's rate, all at once
 _DESCRIPTION = """\
 Labels sound files: the rows are those that the batch pipeline writes for the same bytes.
@@ -70,7 +70,9 @@ class Counted:
         finally:
             route = getattr(scope.get("route"), "path", "other")
             if scope["path"].startswith(_API_PATHS):
-                self._metrics.requests.labels(route, scope["method"], status).inc()
+                # Whoever asks chooses the method, and each one would be a time series.
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                self._metrics.requests.labels(route, method, status).inc()
                 self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
             if reason is not None:
                 self._metrics.errors.labels(reason).inc()
@@ -199,7 +201,7 @@ def guarded_site(site: Site, config: ServeConfig, metrics: Metrics, policy: str)
     rate = config.rate_per_second
     one = config.limits.upload_bytes + _FORM_BYTES
     several = config.limits.batch_files * one
-    limits: dict[str, Any] = {"/v1/labels": one, "/v1/labels:batch": several, "": several}
+    limits = {"/v1/labels": one, "/v1/labels:batch": several, UPLOADS: several, "": _OTHER_BYTES}
     app = guarded(
         LastWord(site),
         content_security_policy=policy,
