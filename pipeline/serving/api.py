@@ -210,7 +210,13 @@ class Api:
             result = schemas.labelled_json(labelled)
             return {"uri": source.uri, "result": result, "problem": None}
 
-        return list(await asyncio.gather(*(one(source) for source in sources)))
+        works = [asyncio.ensure_future(one(source)) for source in sources]
+        try:
+            return await asyncio.gather(*works)
+        finally:  # what goes on would do so without its files
+            for work in works:
+                work.cancel()
+            await asyncio.gather(*works, return_exceptions=True)
 
     async def _labelled(self, source: Source, deadline: Deadline) -> Labelled:
         upload = await deadline.keep(source.find())
@@ -245,7 +251,8 @@ class Api:
             except PermissionError as error:
                 raise StageError(Reason.PERMISSION_DENIED, f"{shown}: may not be read") from error
             except OSError as error:
-                raise StageError(Reason.UNREADABLE, f"{shown}: {error.strerror}") from error
+                told = error.strerror or "no regular file"
+                raise StageError(Reason.UNREADABLE, f"{shown}: {told}") from error
 
         shown = shown_name(uri)
         return Source(shown, find)

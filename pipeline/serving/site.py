@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import __version__
 from pipeline.serve_arguments import ServeConfig
-from pipeline.serving.admission import Admission
+from pipeline.serving.admission import RESTART_SECONDS, Admission
 from pipeline.serving.answers import (
     Enhanced,
     Heard,
@@ -97,7 +97,7 @@ class LastWord:
         except asyncio.CancelledError:
             if scope["type"] == "http" and not has_begun:
                 message = "the server ended before this was done; ask it again when it is back"
-                refused = RefusedError(Problem.SHUTTING_DOWN, message)
+                refused = RefusedError(Problem.SHUTTING_DOWN, message, RESTART_SECONDS)
                 await problem_response(refused)(scope, receive, send)
 
 
