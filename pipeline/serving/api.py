@@ -164,7 +164,7 @@ class Api:
 
     async def ready(self) -> Response:
         """Whether requests would be taken: the model is loaded, memory is left, nothing stops."""
-        loaded, status = self.service.is_loaded, "ready"
+        loaded, status = self.service.is_able(), "ready"
         if not loaded:
             status = "loading"
         elif self.admission.is_draining:
@@ -190,7 +190,7 @@ class Api:
         metrics.restarts.set(service.restarts)
         metrics.memory.set(self.memory.used_bytes or 0)
         metrics.memory_limit.set(self.memory.limit_bytes or math.inf)
-        if service.is_loaded and (gpu := await service.gpu_memory()) is not None:
+        if service.is_able() and (gpu := await service.gpu_memory()) is not None:
             metrics.gpu_memory.labels("free").set(gpu[0])
             metrics.gpu_memory.labels("total").set(gpu[1])
         return Response(metrics.text(), media_type=metrics_module.CONTENT_TYPE)
