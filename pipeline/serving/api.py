@@ -193,7 +193,8 @@ class Api:
         if service.is_able() and (gpu := await service.gpu_memory()) is not None:
             metrics.gpu_memory.labels("free").set(gpu[0])
             metrics.gpu_memory.labels("total").set(gpu[1])
-        return Response(metrics.text(), media_type=metrics_module.CONTENT_TYPE)
+        text = await asyncio.to_thread(metrics.text)  # the cache looks at its disk
+        return Response(text, media_type=metrics_module.CONTENT_TYPE)
 
     async def _label_all(self, sources: list[Source], deadline: Deadline) -> list[dict[str, Any]]:
         """Label the files of a batch, a few at a time: it shares the workers with others."""

@@ -196,7 +196,6 @@ class LabelService:
         self._check_loaded()
         key = dataclasses.replace(self._key, content_sha256=upload.sha256)
         found = await asyncio.to_thread(self._cache.get, key, picture=picture)
-        self._metrics.cache.labels("nothing" if found is None else "result").inc()
         if found is not None:
             self._metrics.files.labels("label", "cache").inc()
             return self._told_of(found, upload)
