@@ -61,7 +61,7 @@ SERVE = [
     "gradio>=6.31,<6.32",
     "fastapi>=0.115,<1",  # the API and its description
     "uvicorn>=0.34,<1",  # the HTTP server
-    "python-multipart>=0.0.20,<0.1",  # parses uploads as they arrive
+    "python-multipart>=0.0.27,<0.1",  # parses uploads as they arrive; bounds their parts' headers
     "prometheus_client>=0.21,<1",  # metrics
     "pillow>=10,<13",  # pictures of spectrograms
 ]
@@ -83,7 +83,7 @@ DEV = [
     "jsonschema>=4.20,<5",  # the Flink operator's schema, and a flex template's fields
     "pyyaml>=6,<7",
     "torchvision>=0.21,<1",  # what transformers' own image processor needs, our oracle
-    "httpx>=0.27,<1",  # asks the API in tests, and in benchmarks/serve_load.py
+    "httpx>=0.27,<1",  # asks the API in tests
     "schemathesis>=4.20,<5",  # asks it everything that its OpenAPI allows
     "playwright>=1.50,<2",  # drives a browser, which is the system's own
 ]

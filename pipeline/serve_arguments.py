@@ -55,7 +55,7 @@ class ServeConfig:
     port: int
     allowed_hosts: tuple[str, ...]  # names it may be called by; empty: by the address it listens on
     api_key: str | None
-    rate_per_second: float | None  # requests of one client; None: no limit
+    rate_per_second: float | None  # posts to the API and uploads of one client; None: no limit
     limits: Limits
     memory_limit_mib: int | None  # of all its processes; None: by the machine's memory
     shutdown_seconds: float
@@ -126,7 +126,8 @@ def _add_address(group: argparse._ArgumentGroup) -> None:
         "--rate_limit",
         type=positive(float),
         metavar="PER_SECOND",
-        help="requests that one client may send in the long run (default: no limit)",
+        help="requests to the API, and uploads to the page, that one client may send in the long "
+        "run (default: no limit)",
     )
     group.add_argument(
         "--root",

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from pipeline.serving.answers import Limits, Problem, RefusedError
 
+RESTART_SECONDS = 5
+"""After which a client may look whether the server is back."""
 _ANSWERS = 32  # whose mean says how long one takes
 
 
@@ -106,7 +108,7 @@ class Admission:
     def _check(self) -> None:
         if self._is_draining:
             message = "the server is about to end; ask it again when it is back"
-            raise RefusedError(Problem.SHUTTING_DOWN, message)
+            raise RefusedError(Problem.SHUTTING_DOWN, message, RESTART_SECONDS)
         if self._is_over():
             message = "the server is short of memory; try again later"
             raise RefusedError(Problem.OVERLOADED, message, self.retry_after_seconds())

@@ -164,7 +164,7 @@ class Api:
 
     async def ready(self) -> Response:
         """Whether requests would be taken: the model is loaded, memory is left, nothing stops."""
-        loaded, status = self.service.is_loaded, "ready"
+        loaded, status = self.service.is_able(), "ready"
         if not loaded:
             status = "loading"
         elif self.admission.is_draining:
@@ -190,10 +190,11 @@ class Api:
         metrics.restarts.set(service.restarts)
         metrics.memory.set(self.memory.used_bytes or 0)
         metrics.memory_limit.set(self.memory.limit_bytes or math.inf)
-        if service.is_loaded and (gpu := await service.gpu_memory()) is not None:
+        if service.is_able() and (gpu := await service.gpu_memory()) is not None:
             metrics.gpu_memory.labels("free").set(gpu[0])
             metrics.gpu_memory.labels("total").set(gpu[1])
-        return Response(metrics.text(), media_type=metrics_module.CONTENT_TYPE)
+        text = await asyncio.to_thread(metrics.text)  # the cache looks at its disk
+        return Response(text, media_type=metrics_module.CONTENT_TYPE)
 
     async def _label_all(self, sources: list[Source], deadline: Deadline) -> list[dict[str, Any]]:
         """Label the files of a batch, a few at a time: it shares the workers with others."""
@@ -210,7 +211,13 @@ class Api:
             result = schemas.labelled_json(labelled)
             return {"uri": source.uri, "result": result, "problem": None}
 
-        return list(await asyncio.gather(*(one(source) for source in sources)))
+        works = [asyncio.ensure_future(one(source)) for source in sources]
+        try:
+            return await asyncio.gather(*works)
+        finally:  # what goes on would do so without its files
+            for work in works:
+                work.cancel()
+            await asyncio.gather(*works, return_exceptions=True)
 
     async def _labelled(self, source: Source, deadline: Deadline) -> Labelled:
         upload = await deadline.keep(source.find())
@@ -245,7 +252,8 @@ class Api:
             except PermissionError as error:
                 raise StageError(Reason.PERMISSION_DENIED, f"{shown}: may not be read") from error
             except OSError as error:
-                raise StageError(Reason.UNREADABLE, f"{shown}: {error.strerror}") from error
+                told = error.strerror or "no regular file"
+                raise StageError(Reason.UNREADABLE, f"{shown}: {told}") from error
 
         shown = shown_name(uri)
         return Source(shown, find)

@@ -5,9 +5,10 @@ of errors, so that every answer passes them. From the outside in:
 
 1. SecurityHeaders: on every answer, the guards' own included.
 2. AllowedHosts: a page elsewhere must not reach a server on this machine (DNS rebinding).
-3. ApiKey: who may ask at all; strangers take nothing of anybody's rate.
-4. RateLimit: how often one client may ask.
-5. BodyLimit: innermost, as it watches what the application reads.
+3. OwnPages: a page elsewhere must not let its visitors' browsers post here (CSRF).
+4. ApiKey: who may ask at all; strangers take nothing of anybody's rate.
+5. RateLimit: how often one client may ask.
+6. BodyLimit: innermost, as it watches what the application reads.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from pipeline.serving.problems import problem_response
 from pipeline.serving.rates import RateLimiter, client_of
 
 API = "/v1"
+UPLOADS = "/gradio_api/upload"
+"""Where the page hands in a person's files."""
 _FOR_PROGRAMS = (API, "/metrics")
 _OPEN_TO_ALL = "/health/"  # a probe asks by the address of the container, without a key
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -62,13 +65,14 @@ def guarded(
     api_key : str, optional
         Asked of all but /health/.
     rate : RateLimiter, optional
-        For POST under /v1.
+        For POST under /v1, and for the page's uploads.
     """
     app = BodyLimit(app, body_bytes)
     if rate is not None:
         app = RateLimit(app, rate)
     if api_key is not None:
         app = ApiKey(app, api_key)
+    app = OwnPages(app)
     if hosts is not None:
         app = AllowedHosts(app, hosts)
     return SecurityHeaders(app, content_security_policy)
@@ -82,7 +86,7 @@ def allowed_hosts(bound: str, named: Sequence[str] = ()) -> frozenset[str] | Non
     bound : str
         The address that it listens at.
     named : sequence of str
-        Hosts that its owner names, without ports.
+        Hosts that its owner names, without ports; ``*.example.org`` is every host below it.
 
     Returns
     -------
@@ -131,11 +135,31 @@ class AllowedHosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in {"http", "websocket"} and not _path(scope).startswith(_OPEN_TO_ALL):
             told = Headers(scope=scope).getlist("host")
-            if len(told) != 1 or _without_port(told[0]) not in self._hosts:
+            if len(told) != 1 or not self._is_own(_without_port(told[0])):
                 message = (
                     "this server does not answer to the host name that was asked for; "
                     "its owner can start it with --allowed_host=NAME"
                 )
+                return await _refuse(scope, receive, send, Problem.FORBIDDEN, message)
+        await self.app(scope, receive, send)
+
+    def _is_own(self, host: str) -> bool:
+        return host in self._hosts or any(
+            name.startswith("*.") and host.endswith(name[1:]) for name in self._hosts
+        )
+
+
+class OwnPages:
+    """Takes no POST that a browser sends for another site's page; programs do not say whose."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            told = Headers(scope=scope).getlist("sec-fetch-site")
+            if {"cross-site", "same-site"} & set(told):
+                message = "a page of another site may not post here"
                 return await _refuse(scope, receive, send, Problem.FORBIDDEN, message)
         await self.app(scope, receive, send)
 
@@ -177,14 +201,15 @@ def _password(credentials: str) -> bytes:
 
 
 class RateLimit:
-    """Turns down a client that posts to the API too often."""
+    """Turns down a client that posts to the API, or hands in files on the page, too often."""
 
     def __init__(self, app: ASGIApp, rate: RateLimiter) -> None:
         self.app = app
         self._rate = rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and _path(scope).startswith(API):
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        if is_post and _path(scope).startswith((API, UPLOADS)):
             wait_seconds = self._rate.take(client_of(scope.get("client")))
             if wait_seconds:
                 message = f"too many requests from this address; try again in {wait_seconds} s"

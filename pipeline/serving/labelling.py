@@ -54,6 +54,7 @@ _MODEL_THREADS = 1
 """PyTorch's: with more they wait for each other in loops, on cores that decoding needs."""
 _QUEUED_BATCHES = 4  # of windows that wait for the model; then decoding waits
 _ATTEMPTS = 2  # of a batch whose process ended
+_GPU_SECONDS = 2.0  # a look at its memory may wait for the batch that is computed
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -78,6 +79,7 @@ class LabelService:
         self._sound = pool.Pool(config.workers, self._start_sound)
         self._listener = pool.Pool(1, self._start_sound)  # a live stream waits for no file
         self._batching: asyncio.Task[None] | None = None
+        self._gpu_look: asyncio.Future[tuple[int, int]] | None = None
         self.is_loaded = False
 
     async def open(self) -> None:
@@ -159,6 +161,11 @@ class LabelService:
         """What one request may cost."""
         return self._config.limits
 
+    def is_able(self) -> bool:
+        """Whether a process with the model is there; one that has ended is replaced at once."""
+        self._model.replace_ended()
+        return self.is_loaded and self._model.has_worker
+
     @property
     def windows_waiting(self) -> int:
         """Windows that are in no batch yet."""
@@ -174,11 +181,17 @@ class LabelService:
         await asyncio.shield(asyncio.wrap_future(self._announced))  # there are others who wait
 
     async def gpu_memory(self) -> tuple[int, int] | None:
-        """(free, total) bytes of the GPU; None on a CPU."""
+        """(free, total) bytes of the GPU; None on a CPU, or where the model does not say it now.
+
+        The look is not given up with the wait: that would end the process with the model.
+        """
         if self.models[0].device != "cuda":
             return None
-        memory: tuple[int, int] = await self._model.result("gpu_memory")
-        return memory
+        look = self._gpu_look
+        if look is None or look.done():
+            look = self._gpu_look = asyncio.ensure_future(self._model.result("gpu_memory"))
+        await asyncio.wait([look], timeout=_GPU_SECONDS)
+        return look.result() if look.done() and look.exception() is None else None
 
     async def label(
         self, upload: Upload, *, picture: bool = False, told: Told = untold
@@ -187,7 +200,6 @@ class LabelService:
         self._check_loaded()
         key = dataclasses.replace(self._key, content_sha256=upload.sha256)
         found = await asyncio.to_thread(self._cache.get, key, picture=picture)
-        self._metrics.cache.labels("nothing" if found is None else "result").inc()
         if found is not None:
             self._metrics.files.labels("label", "cache").inc()
             return self._told_of(found, upload)
@@ -256,16 +268,24 @@ class LabelService:
     async def _predict(
         self, windows: Sequence[LogMelWindow]
     ) -> Sequence[WindowPrediction | StageError]:
-        """Compute a batch; one whose process ended is tried again in another."""
+        """Compute a batch; one whose process ended is tried again in another.
+
+        A process that hangs is replaced when a request's time is over: nobody waits any more.
+        """
         for _ in range(_ATTEMPTS):
             try:
-                async with contextlib.aclosing(self._model.run("predict", windows)) as parts:
-                    computed: Sequence[WindowPrediction | StageError]
-                    (computed,) = [part async for part in parts]
-                    return computed
+                return await self._in_time(self._computed(windows))
             except pool.LostError:
                 _LOGGER.error("the process with the model ended; it is started anew")
         raise RefusedError(Problem.INTERNAL, "the process with the model ended; try again")
+
+    async def _computed(
+        self, windows: Sequence[LogMelWindow]
+    ) -> Sequence[WindowPrediction | StageError]:
+        async with contextlib.aclosing(self._model.run("predict", windows)) as parts:
+            computed: Sequence[WindowPrediction | StageError]
+            (computed,) = [part async for part in parts]
+            return computed
 
     async def enhance(self, upload: Upload) -> Enhanced:
         """See :class:`pipeline.serving.answers.Service`."""

@@ -175,6 +175,20 @@ class Pool:
         """Of the workers that are there."""
         return [worker.process_id for worker in list(self._all)]
 
+    @property
+    def has_worker(self) -> bool:
+        """Whether a worker is there that has not ended."""
+        return any(worker.is_alive for worker in list(self._all))
+
+    def replace_ended(self) -> None:
+        """Replace workers that ended while they were free: else the next job would notice it."""
+        for _ in range(self._free.qsize()):
+            worker = self._free.get_nowait()
+            if worker.is_alive:
+                self._free.put_nowait(worker)
+            else:
+                self._replace(worker)
+
     async def run(
         self, job: str, *arguments: Any, begun: Callable[[], None] = lambda: None
     ) -> AsyncGenerator[Any, None]:

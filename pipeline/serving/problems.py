@@ -44,6 +44,7 @@ _OF_STATUS = {  # what the frameworks raise by number
 }
 _MOST_CHARACTERS = 2_000  # of a detail
 _MOST_MISTAKES = 5  # of a request that are told
+_OURS = "something went wrong here, not with your request; the server's log says what"
 _CLIENT_HAS_LEFT = 499  # nobody reads it; nginx's number, for the access log
 
 _log = logging.getLogger(__name__)
@@ -65,48 +66,38 @@ class ProblemDetails(BaseModel):
         description="A code of a closed set: a batch failure's reason, or the service's own.",
         examples=["not_audio"],
     )
-    stage: str | None = Field(
-        default=None, description="The stage that could not go on.", examples=["Decode"]
-    )
 
 
-def problem_of(error: Exception, stage: str | None = None) -> ProblemDetails:
+def problem_of(error: Exception) -> ProblemDetails:
     """What an error is to the client.
 
     Parameters
     ----------
     error : Exception
-        Of any other kind than RefusedError and StageError, nothing is told but that it happened.
-    stage : str, optional
-        The stage of a StageError, where it is known.
+        Of any other kind than RefusedError and StageError, and of an internal_error, nothing is
+        told but that it happened: its message may have paths of this machine.
 
     Returns
     -------
     ProblemDetails
     """
     if isinstance(error, StageError):
-        return _problem(error.reason, REASON_STATUS[error.reason], error.message, stage)
+        told = _OURS if error.reason is Reason.INTERNAL_ERROR else error.message
+        return _problem(error.reason, REASON_STATUS[error.reason], told)
     if isinstance(error, RefusedError):
         return _problem(error.problem, STATUS[error.problem], error.message)
-    return _problem(
-        Problem.INTERNAL,
-        STATUS[Problem.INTERNAL],
-        "something went wrong here, not with your request; the server's log says what",
-    )
+    return _problem(Problem.INTERNAL, STATUS[Problem.INTERNAL], _OURS)
 
 
 def problem_response(error: Exception) -> Response:
-    """The answer to a request that ended in an error.
-
-    A StageError may carry its stage in an attribute of that name.
-    """
+    """The answer to a request that ended in an error."""
     headers = {}
     if isinstance(error, RefusedError):
         if error.retry_after_seconds is not None:
             headers["Retry-After"] = str(error.retry_after_seconds)
         if error.problem is Problem.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
-    return _response(problem_of(error, getattr(error, "stage", None)), headers)
+    return _response(problem_of(error), headers)
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -118,9 +109,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
 
 
-def _problem(
-    code: Reason | Problem, status: int, detail: str, stage: str | None = None
-) -> ProblemDetails:
+def _problem(code: Reason | Problem, status: int, detail: str) -> ProblemDetails:
     # File names may hold what UTF-8 cannot.
     written = detail.encode("utf-8", "replace").decode()
     if len(written) > _MOST_CHARACTERS:
@@ -131,7 +120,6 @@ def _problem(
         status=status,
         detail=written,
         reason=code.value,
-        stage=stage,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from pipeline.serving import examples
 from pipeline.serving.answers import Labelled, ServedModel
 from pipeline.serving.problems import ProblemDetails
 from pipeline.serving.uploads import FIELD
@@ -33,6 +34,8 @@ Model = _model_of("Model", ServedModel, "A model that is loaded.")
 
 class LabelledFile(BaseModel):
     """A labelled file."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.LABELLED_FILE]})
 
     prediction: Prediction  # type: ignore[valid-type]
     windows: list[Window] = Field(description="In order of time.")  # type: ignore[valid-type]
@@ -83,6 +86,8 @@ class ServedLimits(BaseModel):
 
 class Served(BaseModel):
     """What this server does, and up to where."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.SERVED]})
 
     version: str
     models: list[Model]  # type: ignore[valid-type]

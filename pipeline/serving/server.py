@@ -93,7 +93,7 @@ async def serve(config: ServeConfig) -> bool:
 
 def _api(config: ServeConfig, cache: ResultCache, folder: Path) -> Api:
     """The parts that the API works with."""
-    metrics = Metrics()
+    metrics = Metrics(cache)
     mib = config.memory_limit_mib
     memory = MemoryWatch(default_limit_bytes() if mib is None else mib << 20)
     return Api(

@@ -107,15 +107,22 @@ class Shelf:
             if self._is_closed:
                 return otherwise
             try:
-                answer = question(self._opened())
+                answer = self._asked(question, otherwise)
                 self._is_warned = False
                 return answer
             except (sqlite3.OperationalError, OSError) as error:  # full, locked, not allowed…
                 if not self._is_warned:
                     _log.warning("results are kept in memory only: %s: %s", self._path, error)
                 self._is_warned = True
-            except sqlite3.DatabaseError as error:
-                self._set_aside(str(error))
+            return otherwise
+
+    def _asked(self, question: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
+        try:
+            return question(self._opened())
+        except sqlite3.OperationalError:
+            raise  # nothing is wrong with what the file holds
+        except sqlite3.DatabaseError as error:
+            self._set_aside(str(error))
             return otherwise
 
     def _opened(self) -> sqlite3.Connection:
@@ -131,18 +138,18 @@ class Shelf:
         return self._database
 
     def _set_aside(self, reason: str) -> None:
+        """Rename the file that was opened; raises OSError if that is not allowed."""
         opened = self._inode
         self._let_go()
-        try:
-            if opened == self._path.stat().st_ino:  # else another process has begun anew
-                _log.warning("%s is set aside as %s: %s", self._path, ASIDE, reason)
-                for ending in ("", "-wal", "-shm"):
-                    aside = self._path.with_name(ASIDE + ending)
-                    aside.unlink(missing_ok=True)
-                    with suppress(FileNotFoundError):
-                        self._path.with_name(FILE + ending).replace(aside)
-        except OSError as error:
-            _log.warning("%s cannot be set aside: %s", self._path, error)
+        with suppress(FileNotFoundError):
+            if opened != self._path.stat().st_ino:
+                return  # another process has begun anew
+            for ending in ("", "-wal", "-shm"):
+                aside = self._path.with_name(ASIDE + ending)
+                aside.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    self._path.with_name(FILE + ending).replace(aside)
+            _log.warning("%s is set aside as %s: %s", self._path, ASIDE, reason)
 
     def _let_go(self) -> None:
         if self._database is not None:

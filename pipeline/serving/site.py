@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.responses import Response
@@ -14,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import __version__
 from pipeline.serve_arguments import ServeConfig
-from pipeline.serving.admission import Admission
+from pipeline.serving.admission import RESTART_SECONDS, Admission
 from pipeline.serving.answers import (
     Enhanced,
     Heard,
@@ -28,7 +27,7 @@ from pipeline.serving.answers import (
     untold,
 )
 from pipeline.serving.api import Api
-from pipeline.serving.guards import allowed_hosts, guarded
+from pipeline.serving.guards import UPLOADS, allowed_hosts, guarded
 from pipeline.serving.labelling import LabelService
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.problems import REASON_HEADER, add_problem_handlers, problem_response
@@ -36,7 +35,9 @@ from pipeline.serving.rates import RateLimiter
 from transforms.records import FloatArray
 
 _API_PATHS = ("/v1/", "/health/", "/metrics", "/openapi.json")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FORM_BYTES = 1 << 16  # of a form beside its files
+_OTHER_BYTES = 64 << 20  # of all else, such as the page's events, which are read into memory
 _BURST_SECONDS = 5  # of a client's rate, all at once
 _DESCRIPTION = """\
 Labels sound files: the rows are those that the batch pipeline writes for the same bytes.
@@ -70,7 +71,9 @@ class Counted:
         finally:
             route = getattr(scope.get("route"), "path", "other")
             if scope["path"].startswith(_API_PATHS):
-                self._metrics.requests.labels(route, scope["method"], status).inc()
+                # Whoever asks chooses the method, and each one would be a time series.
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                self._metrics.requests.labels(route, method, status).inc()
                 self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
             if reason is not None:
                 self._metrics.errors.labels(reason).inc()
@@ -95,7 +98,7 @@ class LastWord:
         except asyncio.CancelledError:
             if scope["type"] == "http" and not has_begun:
                 message = "the server ended before this was done; ask it again when it is back"
-                refused = RefusedError(Problem.SHUTTING_DOWN, message)
+                refused = RefusedError(Problem.SHUTTING_DOWN, message, RESTART_SECONDS)
                 await problem_response(refused)(scope, receive, send)
 
 
@@ -198,7 +201,7 @@ def guarded_site(site: Site, config: ServeConfig, metrics: Metrics, policy: str)
     rate = config.rate_per_second
     one = config.limits.upload_bytes + _FORM_BYTES
     several = config.limits.batch_files * one
-    limits: dict[str, Any] = {"/v1/labels": one, "/v1/labels:batch": several, "": several}
+    limits = {"/v1/labels": one, "/v1/labels:batch": several, UPLOADS: several, "": _OTHER_BYTES}
     app = guarded(
         LastWord(site),
         content_security_policy=policy,

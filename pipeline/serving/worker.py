@@ -226,7 +226,7 @@ class ModelWorker:
         """The first batch takes longer than those behind it: nobody shall wait for it."""
         if self._prepared.checkpoint.model_type == VIT:
             shape = (self._prepared.batch_size, *self._handler.image_shape)
-            frames = np.zeros(len(shape[:1]), dtype=np.int64)
+            frames = np.zeros(shape[:1], dtype=np.int64)
             self._model.predict(np.zeros(shape, dtype=np.float32), frames)
 
     def predict(self, windows: Sequence[LogMelWindow]) -> Iterator[Any]:

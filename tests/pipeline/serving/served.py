@@ -223,7 +223,7 @@ def check_problem(answer: httpx.Response, status: int, reason: str) -> dict[str,
     told = answer.status_code, answer.headers["content-type"]
     assert told == (status, PROBLEM), answer.text[:500]
     body: dict[str, Any] = answer.json()
-    assert set(body) <= {"type", "title", "status", "detail", "reason", "stage"}
+    assert set(body) <= {"type", "title", "status", "detail", "reason"}
     assert (body["status"], body["reason"]) == (status, reason)
     assert body["type"] == f"urn:catalog-labels:problem:{reason}"
     assert body["title"].strip() and body["detail"].strip()

@@ -83,7 +83,9 @@ def test_the_end_waits_for_what_was_accepted():
         stack.enter_context(admission.enter())
         admission.drain()
         assert admission.is_draining
-        assert refused(admission).problem is Problem.SHUTTING_DOWN
+        error = refused(admission)
+        assert error.problem is Problem.SHUTTING_DOWN
+        assert error.retry_after_seconds == 5
         assert not await admission.wait_until_idle(0.01)
         asyncio.get_running_loop().call_later(0.05, stack.close)
         assert await admission.wait_until_idle(10)

@@ -187,7 +187,7 @@ COUNTED = [  # metric, labels
     ("files_total", {"task": "label", "source": "model"}),
     ("files_total", {"task": "label", "source": "cache"}),
     ("cache_total", {"found": "nothing"}),
-    ("cache_total", {"found": "result"}),
+    ("cache_total", {"found": "memory"}),
     ("audio_seconds_total", {}),
     ("batch_windows_sum", {}),
 ]
@@ -205,6 +205,7 @@ def test_metrics_count(api_server, tmp_path):
     assert api_server.metric("batch_windows_count") >= 1
     assert api_server.metric("queue_depth") == api_server.metric("windows_waiting") == 0
     assert api_server.metric("memory_bytes") > 100 << 20
+    assert api_server.metric("cache_bytes", place="memory") > 1_000
 
 
 def test_what_a_batch_refuses_is_counted_once(api_server):

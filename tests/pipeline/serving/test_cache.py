@@ -316,6 +316,23 @@ def test_a_damaged_or_foreign_file_is_set_aside(tmp_path, caplog, damage):
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("damage", [garbage, other_program])
+def test_a_foreign_file_that_cannot_be_set_aside(tmp_path, caplog, damage):
+    Shelf(tmp_path, 4 << 20).close()
+    (tmp_path / FILE).touch()
+    damage(tmp_path / FILE)
+    content = (tmp_path / FILE).read_bytes()
+    (tmp_path / ASIDE / "not empty").mkdir(parents=True)  # no file takes its place
+    cache = ResultCache(tmp_path)
+    for _ in range(3):
+        cache.put(KEY, result())
+    assert told(cache.get(KEY)) == "jazz"
+    assert (tmp_path / FILE).read_bytes() == content
+    assert caplog.text.count("memory only") == 1
+    cache.close()
+
+
+@pytest.mark.fault
 def test_damage_under_an_open_file(tmp_path, caplog):
     shelf, other = Shelf(tmp_path, 4 << 20), Shelf(tmp_path, 4 << 20)
     for number in range(50):

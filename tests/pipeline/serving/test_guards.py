@@ -33,6 +33,7 @@ def application() -> FastAPI:
     @app.post("/v1/labels")
     @app.post("/v1/small")
     @app.post("/page")
+    @app.post("/gradio_api/upload")
     async def body(request: Request) -> int:
         return len(await request.body())
 
@@ -142,6 +143,7 @@ def test_a_client_that_posts_too_often_is_told_when_to_come_back():
     assert one.get("/v1/models").status_code == 200
     assert one.post("/page").status_code == 200
     assert other.post("/v1/small").status_code == 200
+    assert problem(one.post("/gradio_api/upload?upload_id=1")) == (429, "rate_limited")
     now[0] += 2
     assert one.post("/v1/small").status_code == 200
 
@@ -230,6 +232,36 @@ def test_named_hosts_come_on_top():
     assert {"music.example.org", "localhost"} <= (
         allowed_hosts("0.0.0.0", ["Music.example.org"]) or set()
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("a.example.org", 200),
+        ("B.a.Example.org:80", 200),
+        ("example.org", 403),
+        ("aexample.org", 403),
+        ("a.example.org.evil.example", 403),
+        ("*.example.org.", 403),
+    ],
+)
+def test_all_hosts_below_a_name(host, status):
+    asked = client(hosts=allowed_hosts("0.0.0.0", ["*.EXAMPLE.org"]))
+    assert asked.get("/", headers={"host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("site", "status"),
+    [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200), (None, 200)],
+)
+def test_a_page_elsewhere_posts_nothing_here(site, status):
+    headers = {} if site is None else {"sec-fetch-site": site}
+    for path in ("/v1/labels", "/page"):
+        answer = client().post(path, headers=headers)
+        assert answer.status_code == status
+        if status == 403:
+            assert problem(answer) == (403, "forbidden")
+    assert client().get("/", headers=headers).status_code == 200  # a link to the page
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,47 @@ def test_the_model_is_killed_while_it_computes(service, tmp_path):
     assert service.service.restarts == before + 1
 
 
+def test_a_model_that_hangs_is_replaced(service, tmp_path, monkeypatch):
+    config = service.service._config
+    limits = dataclasses.replace(config.limits, request_seconds=1.0)
+    path = wav(tmp_path, "a.wav", 5.0)
+    before = service.service.restarts
+    with monkeypatch.context() as patch:
+        patch.setattr(service.service, "_config", dataclasses.replace(config, limits=limits))
+        stop(service.service._model.process_ids)
+        assert problem_of(lambda: service.label(path)) is Problem.OUT_OF_TIME
+        wait_until(lambda: service.service.restarts > before)
+    wait_until(lambda: is_idle(service))
+    assert service.label(path).prediction["duration_s"] == 5.0
+
+
+def test_it_is_not_able_without_a_process_with_the_model(service):
+    async def is_able() -> bool:
+        return service.service.is_able()
+
+    assert service.do(is_able())
+    (pid,) = service.service._model.process_ids
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not service.do(is_able()))
+    wait_until(lambda: service.do(is_able()))  # which has let another one be started
+    assert service.service._model.process_ids != [pid]
+
+
+def test_a_gpu_that_is_busy_is_not_waited_for(service, monkeypatch):
+    """On any machine: only the worker knows that it has none."""
+    (model, *others) = service.service.models
+    on_gpu = dataclasses.replace(model, device="cuda")
+    monkeypatch.setattr(type(service.service), "models", [on_gpu, *others])
+    pids = service.service._model.process_ids
+    stop(pids)
+    try:
+        assert service.do(service.service.gpu_memory()) is None
+        assert service.do(service.service.gpu_memory()) is None
+    finally:
+        go_on(pids)
+    assert service.service._model.process_ids == pids
+
+
 def test_another_model_does_not_take_the_place_of_the_one_that_was_killed(
     fork_server, tiny_checkpoint, separated_checkpoint, tmp_path, monkeypatch
 ):

@@ -229,6 +229,22 @@ def test_a_worker_that_is_killed_while_it_is_free_fails_no_job():
     run(story)
 
 
+def test_a_worker_that_ended_is_none():
+    async def story() -> None:
+        async with opened() as made:
+            made.replace_ended()
+            assert (made.has_worker, made.restarts) == (True, 0)
+            os.kill(made.process_ids[0], signal.SIGKILL)
+            await until(lambda: not made.has_worker)
+            made.replace_ended()
+            assert not made.has_worker
+            await until(lambda: made.has_worker)
+            assert await is_whole(made)
+            assert made.restarts == 1
+
+    run(story)
+
+
 def test_what_fails_to_start_is_tried_again(caplog, monkeypatch):
     monkeypatch.setattr(pool, "_RESTART_SECONDS", 0.01)
     errors = [OSError("no more processes"), EOFError(), ValueError("no model")]

@@ -27,16 +27,11 @@ class Wanted(BaseModel):
     numbers: list[int] = []
 
 
-def staged() -> StageError:
-    error = StageError(Reason.NOT_AUDIO, "no sound in it")
-    error.stage = "Decode"  # type: ignore[attr-defined]
-    return error
-
-
 ERRORS = {
     "busy": RefusedError(Problem.BUSY, "come back", 7),
     "key": RefusedError(Problem.UNAUTHORIZED, "no key"),
-    "staged": staged(),
+    "file": StageError(Reason.NOT_AUDIO, "no sound in it"),
+    "crash": StageError(Reason.INTERNAL_ERROR, f"OSError: {SECRET}"),
     "bug": ZeroDivisionError(SECRET),
     "teapot": HTTPException(418, "a teapot", {"X-Pot": "tea"}),
     "gateway": HTTPException(502, "no answer"),
@@ -74,8 +69,9 @@ def test_a_code_means_one_thing():
 
 @pytest.mark.parametrize("reason", Reason)
 def test_a_files_reasons(reason):
-    told = problem_of(StageError(reason, "what was found"), "Decode")
-    assert (told.reason, told.detail, told.stage) == (reason.value, "what was found", "Decode")
+    told = problem_of(StageError(reason, "what was found"))
+    assert told.reason == reason.value
+    assert (told.detail == "what was found") is (reason is not Reason.INTERNAL_ERROR)
     assert told.type.endswith(f":{reason.value}")
     assert told.status == REASON_STATUS[reason]
 
@@ -91,7 +87,8 @@ def test_the_services_own(problem):
     [
         ("busy", 429, "busy", ("retry-after", "7")),
         ("key", 401, "unauthorized", ("www-authenticate", "Bearer")),
-        ("staged", 422, "not_audio", None),
+        ("file", 422, "not_audio", None),
+        ("crash", 500, "internal_error", None),
         ("bug", 500, "internal", None),
         ("teapot", 418, "invalid_request", ("x-pot", "tea")),
         ("gateway", 502, "internal", None),
@@ -103,7 +100,6 @@ def test_what_a_handler_raises(client, name, status, reason, header):
     assert answer.headers["content-type"] == "application/problem+json"
     told = ProblemDetails.model_validate_json(answer.content)
     assert (told.status, told.reason) == (status, reason)
-    assert told.stage == ("Decode" if name == "staged" else None)
     if header:
         assert answer.headers[header[0]] == header[1]
     assert SECRET not in answer.text
