@@ -72,7 +72,7 @@ def test_results_are_as_described(server, tmp_path):
     """schemathesis sends no sound: these are the answers that it does not see."""
     sound = noise(5.0, 22_050, 2)
     content = write_soundfile(tmp_path / "a.wav", sound, 22_050, "WAV", "PCM_16").read_bytes()
-    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json", headers={"x-api-key": KEY})
     with server.client(headers={"x-api-key": KEY}) as client:
         files = [("file", ("a.wav", content)), ("file", ("b.wav", b"no sound" * 100))]
         answers = {
@@ -92,7 +92,8 @@ def test_results_are_as_described(server, tmp_path):
 
 
 def test_the_key_is_described_where_it_is_asked_for(server):
-    description = server.get("/openapi.json").json()
+    with server.client(headers={"x-api-key": KEY}) as client:
+        description = client.get("/openapi.json").json()
     asked = {
         path: "security" in next(iter(of.values())) for path, of in description["paths"].items()
     }
