@@ -18,6 +18,7 @@ from transforms.models.checkpoint import CONFIG_FILE, SEQUENCE, find_same, read_
 from transforms.models.front_end import FrontEnd
 from transforms.models.interface import FloatArray, ImageArray, IntArray, ModelOutput
 from transforms.models.sequence import SequenceSettings, load_weights, settings_of
+from transforms.models.vit import use_threads
 
 _LOOKS_AHEAD = {"remove_dc": False, "normalize_peak": False, "trim_silence_db": None}
 
@@ -179,6 +180,7 @@ class Recogniser:
             The running label after the frames that are read, and the weighted mean of the hidden
             vectors by which it is chosen.
         """
+        use_threads(1)  # here: it holds for the thread that calls it, and more round differently
         log_probs = np.zeros((len(images), self._settings.outputs), dtype=np.float32)
         embeddings = np.zeros((len(images), self._settings.hidden_size), dtype=np.float32)
         for row, frames in enumerate(content_frames):
