@@ -79,14 +79,14 @@ def service(shared_service: StandIn) -> StandIn:
     return shared_service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page_url(shared_service: StandIn, page_folder: Path) -> Iterator[str]:
     """The address of a page that runs."""
     with running(make_app(shared_service, page_folder)) as url:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright runs, its thread has an event loop
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A browser whose microphone hears a sine without end."""
     from playwright.sync_api import sync_playwright  # its tests are skipped where it is missing
