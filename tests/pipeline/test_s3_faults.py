@@ -128,7 +128,7 @@ def test_no_room_for_temporary_copies_stops_the_run(
 ):
     """The disk of temporary files is full while a remote file is copied."""
 
-    def full(source, sink):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     options = ("--input=s3://music/cat/", "--output=s3://music/no-room")
