@@ -25,13 +25,13 @@ from transforms.errors import UsageError
 from transforms.manifest import carried_schema, file_uri_path, is_local, is_manifest
 from transforms.models.checkpoint import find_checkpoint, fingerprint_of, name_of
 from transforms.models.enhancer import load_enhancer
+from transforms.provenance import Provenance
 from transforms.read import ReadFiles, check_inputs
 from transforms.results import ENHANCED, ENHANCED_AUDIO, RESULTS_KEY, Results
 from transforms.sound_file import Bits, Format
 from transforms.storage.dataset import Target
 from transforms.storage.known import KnownRows
 from transforms.storage.reuse import copy_rows
-from transforms.track_rows import Provenance
 from transforms.write import WriteToParquet
 
 PARTS = {

@@ -38,6 +38,10 @@ class FlinkStreamOptions(PipelineOptions):  # type: ignore[misc]
             ("execution_retry_delay", "milliseconds before each of these"),
         ):
             parser.add_argument(f"--{name}", type=int, help=f"On Flink: {what}")
+        parser.add_argument(
+            "--finish_bundle_before_checkpointing", action="store_true", default=None,
+            help="On Flink: what a bundle gives is sent on before a checkpoint, not kept in it",
+        )  # fmt: skip
         parser.add_argument("--savepoint_path", help="On Flink: where to go on from")
 
 
@@ -58,6 +62,9 @@ def stream_options(args: Sequence[str]) -> list[str]:
     wanted = {
         "--streaming": None,
         "--checkpointing_interval": _CHECKPOINT_MILLISECONDS,
+        # By default it is kept in the checkpoint and sent on with the next bundle, behind a
+        # watermark that has passed it: rows in time would come late.
+        "--finish_bundle_before_checkpointing": None,
         "--max_bundle_time_mills": _BUNDLE_MILLISECONDS,
         "--max_bundle_size": _BUNDLE_ELEMENTS,
         "--number_of_execution_retries": _RETRIES,

@@ -34,9 +34,9 @@ from transforms.journal import commit_count
 from transforms.manifest import carried_schema, file_uri_path, is_local, is_manifest
 from transforms.models.checkpoint import load_checkpoint
 from transforms.models.vit import gpu_bytes
+from transforms.provenance import Provenance
 from transforms.read import check_inputs
 from transforms.storage.lock import locked
-from transforms.track_rows import Provenance
 
 
 def prepare(config: LabelConfig) -> LabelJob:

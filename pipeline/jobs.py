@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from pipeline.profile import PARTS
 from transforms.audio.sandbox import DecoderLimits
+from transforms.provenance import Provenance
 from transforms.results import LABELS, Results
-from transforms.track_rows import Provenance
 
 
 class RunnerConfig(Protocol):

@@ -48,7 +48,7 @@ class StreamJob:
         """
         blocks, refused = self._read(pipeline, expansion_service)
         listened = blocks | "Listen" >> Listen(self.settings)
-        told = refused | "TellFailures" >> TellFailures(self.settings.origin)
+        told = refused | "TellFailures" >> TellFailures(self.settings.provenance)
         failures = (listened[FAILURES], told) | "AllFailures" >> beam.Flatten()
         for sink in self.config.sinks:
             self._write(listened[ROWS], failures, sink)
@@ -78,7 +78,7 @@ class StreamJob:
         elif sink == "-":
             _ = (rows, failures) | "Both" >> beam.Flatten() | "Print" >> PrintRows()
         else:
-            run_id, seconds = self.settings.origin.run_id, self.config.file_seconds
+            run_id, seconds = self.settings.provenance.run_id, self.config.file_seconds
             labels = self.settings.rule.labels
             _ = rows | f"WriteLabels {sink}" >> WriteWindows(
                 f"{sink}/labels", LabelRow, run_id, seconds, labels

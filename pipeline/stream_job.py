@@ -37,7 +37,7 @@ def run_job(job: StreamJob) -> None:
     options = _options(config)
     check_runner(config.runner, options)
     cloud = options.view_as(GoogleCloudOptions)
-    cloud.job_name = job_name(job.settings.origin.run_id, cloud.job_name)
+    cloud.job_name = job_name(job.settings.provenance.run_id, cloud.job_name)
     tell_own_errors_once()
     pipeline = beam.Pipeline(runner=_runner(config, options), options=options)
     if config.reads_kafka and config.runner == "FlinkRunner":
@@ -46,7 +46,7 @@ def run_job(job: StreamJob) -> None:
             job.build(pipeline, service)
     else:
         job.build(pipeline)
-    run_to_end(pipeline, config.runner, options, job.settings.origin.run_id)
+    run_to_end(pipeline, config.runner, options, job.settings.provenance.run_id)
 
 
 def _options(config: StreamConfig) -> PipelineOptions:

@@ -8,10 +8,10 @@ from pipeline.stream_arguments import StreamConfig
 from transforms.denoise import find_denoiser
 from transforms.errors import CheckpointError, FrontEndError
 from transforms.models.checkpoint import SEQUENCE, Checkpoint, load_checkpoint, name_of
+from transforms.provenance import Provenance
 from transforms.scores import LabelRule
 from transforms.streaming.listening import ListenSettings
 from transforms.streaming.ordering import OrderRules
-from transforms.streaming.telling import Origin
 
 
 def listen_settings(config: StreamConfig) -> ListenSettings:
@@ -29,7 +29,7 @@ def listen_settings(config: StreamConfig) -> ListenSettings:
         fingerprint=checkpoint.fingerprint,
         front_end=front_end,
         rule=LabelRule(checkpoint.labels, checkpoint.unknown_threshold),
-        origin=Origin(
+        provenance=Provenance(
             model_fingerprint=checkpoint.fingerprint,
             front_end_fingerprint=front_end.fingerprint(),
             pipeline_version=__version__,
@@ -64,7 +64,7 @@ def find_recogniser(model: str, option: str = "--model") -> Checkpoint:
     CheckpointError, FrontEndError
         If there is none of that name, or it labels whole windows only.
     """
-    checkpoint = load_checkpoint(model)
+    checkpoint = load_checkpoint(model, option=option)
     if checkpoint.model_type != SEQUENCE:
         raise CheckpointError(
             f"{option}={model}: {checkpoint.model_type} looks at whole windows and cannot follow a "

@@ -13,6 +13,7 @@ import pyarrow.dataset as ds
 
 from transforms.errors import Reason
 from transforms.journal import commit_segment
+from transforms.provenance import Provenance
 from transforms.records import (
     Failure,
     FailureRow,
@@ -28,7 +29,7 @@ from transforms.scores import LabelRule
 from transforms.storage.dataset import Target
 from transforms.storage.extras import with_extras
 from transforms.storage.publish import publish
-from transforms.track_rows import Provenance, failure_rows, track_rows
+from transforms.track_rows import failure_rows, track_rows
 
 LABELS = ("jazz", "pop", "rock")
 RULE = LabelRule(labels=LABELS, top_k=2)

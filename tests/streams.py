@@ -11,11 +11,11 @@ import numpy as np
 from tests.checkpoints import LABELS, random_network, recogniser_front_end
 from transforms.models.front_end import FrontEnd
 from transforms.models.sequence import Cell, SequenceModel, SequenceSettings
+from transforms.provenance import Provenance
 from transforms.streaming.blocks import Block
 from transforms.streaming.recogniser import StreamRecogniser
-from transforms.streaming.telling import Origin
 
-ORIGIN = Origin(
+PROVENANCE = Provenance(
     model_fingerprint="m" * 16, front_end_fingerprint="f" * 16, pipeline_version="1", run_id="run"
 )
 START_US = 1_700_000_000_123_457

@@ -20,11 +20,11 @@ from transforms.contents import COUNTS, KNOWN, ContentDoFn
 from transforms.enhance_file import EnhanceSettings, Workplace, enhance_file
 from transforms.fetch import Fetched
 from transforms.models.vit import use_threads
+from transforms.provenance import Provenance
 from transforms.records import LISTING_COLUMN, Track, row_dict
 from transforms.results import ENHANCED, EnhancedRow
 from transforms.stage_metrics import FAILURES
 from transforms.storage.known import KnownRows
-from transforms.track_rows import Provenance
 
 ROWS = "rows"
 

@@ -20,10 +20,11 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
 from transforms.errors import Reason
+from transforms.provenance import Provenance
 from transforms.records import Failure, WindowPrediction
 from transforms.scores import LabelRule
 from transforms.stage_metrics import FAILURES, StageMeter
-from transforms.track_rows import Provenance, track_rows
+from transforms.track_rows import track_rows
 
 STAGE = "RollUp"
 _PARTS = "parts"

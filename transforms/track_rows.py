@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from transforms.provenance import Provenance
 from transforms.records import (
     LISTING_COLUMN,
     WINDOWS_COLUMN,
@@ -25,16 +25,6 @@ from transforms.records import (
     row_dict,
 )
 from transforms.scores import LabelRule, choose_label, mean_embedding, mean_scores, top_scores
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What every row of a run says about where it comes from."""
-
-    run_id: str
-    pipeline_version: str
-    model_fingerprint: str
-    front_end_fingerprint: str
 
 
 def prediction_fields(

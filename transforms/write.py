@@ -14,6 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from transforms.journal import Journal, Kind, list_segments
+from transforms.provenance import Provenance
 from transforms.records import (
     WINDOWS_COLUMN,
     FailureRow,
@@ -22,7 +23,7 @@ from transforms.records import (
 )
 from transforms.storage.dataset import Target
 from transforms.storage.publish import Outcome, publish
-from transforms.track_rows import Provenance, failure_rows
+from transforms.track_rows import failure_rows
 
 
 class _PublishDoFn(beam.DoFn):  # type: ignore[misc]

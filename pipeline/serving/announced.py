@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.serving.answers import ServedModel
-from transforms.track_rows import Provenance
+from transforms.provenance import Provenance
 
 
 @dataclass(frozen=True, kw_only=True)

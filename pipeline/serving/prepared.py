@@ -28,10 +28,9 @@ from transforms.models.checkpoint import (
 from transforms.models.enhancer import load_enhancer
 from transforms.models.front_end import FrontEnd
 from transforms.models.vit import Device, Precision, gpu_bytes
+from transforms.provenance import Provenance
 from transforms.scores import LabelRule
 from transforms.streaming.listening import ListenSettings
-from transforms.streaming.telling import Origin
-from transforms.track_rows import Provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +117,7 @@ def _listening(config: ServeConfig, run_id: str) -> ListenSettings | None:
         fingerprint=checkpoint.fingerprint,
         front_end=front_end,
         rule=LabelRule(checkpoint.labels, checkpoint.unknown_threshold),
-        origin=Origin(
+        provenance=Provenance(
             model_fingerprint=checkpoint.fingerprint,
             front_end_fingerprint=front_end.fingerprint(),
             pipeline_version=__version__,
@@ -131,7 +130,7 @@ def _listening(config: ServeConfig, run_id: str) -> ListenSettings | None:
 def _enhancing(config: ServeConfig) -> EnhanceSettings | None:
     if config.enhancer == NONE:
         return None
-    folder = find_checkpoint(config.enhancer, enhancing=True)
+    folder = find_checkpoint(config.enhancer, enhancing=True, option="--enhancer")
     return EnhanceSettings(
         max_seconds=config.limits.audio_seconds,
         model=name_of(folder),

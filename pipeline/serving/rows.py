@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.serving.answers import Labelled, Upload
+from transforms.provenance import Provenance
 from transforms.records import (
     PredictionRow,
     WindowPrediction,
@@ -19,7 +20,7 @@ from transforms.records import (
     schema_of,
 )
 from transforms.scores import LabelRule
-from transforms.track_rows import Provenance, prediction_fields, window_fields
+from transforms.track_rows import prediction_fields, window_fields
 
 
 def labelled_by(

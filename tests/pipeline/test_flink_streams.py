@@ -21,10 +21,12 @@ def test_they_are_options_of_this_program() -> None:
     assert options["streaming"]
     assert options["checkpointing_interval"] == 5000
     assert options["max_bundle_time_mills"] == 20
+    assert options["finish_bundle_before_checkpointing"]
     with pytest.raises(UsageError, match="--max_bundle_time_millis"):
         runner_options("DirectRunner", ["--max_bundle_time_millis=7"])
 
 
 def test_batch_jobs_say_nothing_of_them() -> None:
     told = PipelineOptions([]).get_all_options(drop_default=True)
-    assert not set(told) & {"checkpointing_interval", "max_bundle_size", "savepoint_path"}
+    assert not set(told) & {"checkpointing_interval", "max_bundle_size", "savepoint_path",
+                            "finish_bundle_before_checkpointing"}  # fmt: skip

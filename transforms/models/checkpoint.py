@@ -74,7 +74,7 @@ def head_of(name: str) -> str | None:
     return None if head is None else str(head)
 
 
-def find_checkpoint(name: str, *, enhancing: bool = False) -> Path:
+def find_checkpoint(name: str, *, enhancing: bool = False, option: str = "--model") -> Path:
     """The folder of a shipped model's name or of a path.
 
     Parameters
@@ -82,6 +82,8 @@ def find_checkpoint(name: str, *, enhancing: bool = False) -> Path:
     name : str
     enhancing : bool
         Which shipped models to name where there is none: those that enhance, or that label.
+    option : str
+        By which it was asked for, for the message.
 
     Raises
     ------
@@ -92,7 +94,7 @@ def find_checkpoint(name: str, *, enhancing: bool = False) -> Path:
         if (folder / CONFIG_FILE).is_file():
             return folder.absolute()
     raise CheckpointError(
-        f"--model={name}: no {CONFIG_FILE} there; give a transformers checkpoint folder or one "
+        f"{option}={name}: no {CONFIG_FILE} there; give a transformers checkpoint folder or one "
         f"of the shipped models: {', '.join(shipped_models(enhancing=enhancing)) or 'none'}"
     )
 
@@ -124,6 +126,7 @@ def load_checkpoint(
     *,
     front_end_preset: str | None = None,
     front_end_changes: dict[str, Any] | None = None,
+    option: str = "--model",
 ) -> Checkpoint:
     """Read and check a checkpoint that labels, without loading its weights.
 
@@ -135,6 +138,8 @@ def load_checkpoint(
         One of ``PRESETS``, for a checkpoint that brings no front end.
     front_end_changes : dict, optional
         Fields of the front end to replace (which windows, denoising, ...).
+    option : str
+        By which it was asked for, for the messages.
 
     Raises
     ------
@@ -143,7 +148,7 @@ def load_checkpoint(
     """
     from transforms.models.recogniser import check_recogniser, recogniser_front_end
 
-    folder = find_checkpoint(name)
+    folder = find_checkpoint(name, option=option)
     config = read_config(folder)
     is_vit = config["model_type"] == VIT
     check = _check_vit if is_vit else check_recogniser

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.provenance import Provenance
 from transforms.records import (
     LISTING_COLUMN,
     WINDOWS_COLUMN,
@@ -27,7 +28,6 @@ from transforms.records import (
 from transforms.results import LABELS, Results
 from transforms.storage.dataset import Target, list_dataset, read_batches
 from transforms.storage.extras import EXTRA_COLUMNS, EXTRAS, extras_of
-from transforms.track_rows import Provenance
 
 _OF_FILE = ("uri", "track_id", "size_bytes", "modified_at")  # not taken from the other row
 _BATCH_ROWS = 2_000

@@ -12,6 +12,7 @@ import numpy as np
 
 from transforms.errors import Reason, StageError
 from transforms.models.front_end import ChannelRule
+from transforms.provenance import Provenance
 from transforms.records import FloatArray
 from transforms.streaming.blocks import Block
 from transforms.streaming.denoising import StreamDenoiser
@@ -20,7 +21,7 @@ from transforms.streaming.recogniser import StreamRecogniser
 from transforms.streaming.rows import LabelRow, StreamFailureRow
 from transforms.streaming.running_label import RunningLabel
 from transforms.streaming.stream_state import StreamState, Stretch
-from transforms.streaming.telling import Origin, Teller
+from transforms.streaming.telling import Teller
 
 Outcome = LabelRow | StreamFailureRow | Block
 """A row, or a block of the stream without its noise."""
@@ -33,7 +34,7 @@ class Follower:
     ----------
     recogniser : StreamRecogniser
     running_label : RunningLabel
-    origin : Origin
+    provenance : Provenance
     denoiser : StreamDenoiser, optional
         Gives the sound without its noise, too.
     idle_us, forget_us : int, optional
@@ -45,21 +46,21 @@ class Follower:
         self,
         recogniser: StreamRecogniser,
         running_label: RunningLabel,
-        origin: Origin,
+        provenance: Provenance,
         denoiser: StreamDenoiser | None = None,
         *,
         idle_us: int = sys.maxsize,
         forget_us: int = sys.maxsize,
     ) -> None:
         self._recogniser, self._label, self._denoiser = recogniser, running_label, denoiser
-        self._origin, self._idle_us, self._forget_us = origin, idle_us, forget_us
+        self._provenance, self._idle_us, self._forget_us = provenance, idle_us, forget_us
         self._rule: ChannelRule = recogniser.front_end.channel_rule
 
     def follow(
         self, stream_id: str, events: Iterable[Event], state: StreamState
     ) -> Iterator[Outcome]:
         """Do what is to be done with a stream; ``state`` is changed."""
-        teller = Teller(stream_id, state, self._origin)
+        teller = Teller(stream_id, state, self._provenance)
         for event in events:
             if isinstance(event, Block):
                 yield from self._hear(event, state, teller)
@@ -73,12 +74,12 @@ class Follower:
 
     def sleep(self, stream_id: str, state: StreamState) -> Iterator[Outcome]:
         """Tell what is open of a stream that sends nothing; ``state`` is changed."""
-        yield from self._pause(state, Teller(stream_id, state, self._origin))
+        yield from self._pause(state, Teller(stream_id, state, self._provenance))
         state.asleep = True
 
     def refuse(self, block: Block, error: StageError, state: StreamState) -> StreamFailureRow:
         """The row of a block that came too late."""
-        teller = Teller(block.stream_id, state, self._origin)
+        teller = Teller(block.stream_id, state, self._provenance)
         return teller.refused(block, error.reason, error.message)
 
     def _drop(self, flood: Flood, state: StreamState, teller: Teller) -> Iterator[Outcome]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import apache_beam as beam
 
+from transforms.provenance import Provenance
 from transforms.stage_metrics import FAILURES
 from transforms.streaming.arrivals import BLOCKS, Arrived, SourceFailure, arrival
 from transforms.streaming.rows import StreamFailureRow
-from transforms.streaming.telling import Origin, failure_row
+from transforms.streaming.telling import failure_row
 
 
 class _KeyDoFn(beam.DoFn):  # type: ignore[misc]
@@ -50,18 +51,18 @@ class TellFailures(beam.PTransform):  # type: ignore[misc]
 
     Parameters
     ----------
-    origin : Origin
+    provenance : Provenance
     """
 
-    origin: Origin
+    provenance: Provenance
 
     def expand(self, failures: beam.PCollection) -> beam.PCollection:
-        return failures | beam.Map(_row, self.origin)
+        return failures | beam.Map(_row, self.provenance)
 
 
-def _row(failure: SourceFailure, origin: Origin) -> StreamFailureRow:
+def _row(failure: SourceFailure, provenance: Provenance) -> StreamFailureRow:
     return failure_row(
-        origin,
+        provenance,
         failure.reason,
         failure.message,
         row_id=f"{failure.source}/{failure.reason.value}",

@@ -9,13 +9,13 @@ from transforms.denoise import Denoiser
 from transforms.models.checkpoint import find_same, read_config
 from transforms.models.front_end import FrontEnd
 from transforms.models.sequence import SequenceModel, load_weights, settings_of
+from transforms.provenance import Provenance
 from transforms.scores import LabelRule
 from transforms.streaming.denoising import StreamDenoiser
 from transforms.streaming.follower import Follower
 from transforms.streaming.ordering import OrderRules
 from transforms.streaming.recogniser import StreamRecogniser
 from transforms.streaming.running_label import RunningLabel
-from transforms.streaming.telling import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class ListenSettings:
     fingerprint: str  # of its checkpoint
     front_end: FrontEnd
     rule: LabelRule
-    origin: Origin
+    provenance: Provenance
     half_life_seconds: float | None  # after which what was heard counts half; None: for ever
     min_segment_seconds: float = 0.5
     silence_seconds: float = 10.0
@@ -76,7 +76,7 @@ def load_follower(settings: ListenSettings) -> Follower:
     return Follower(
         recogniser,
         running_label,
-        settings.origin,
+        settings.provenance,
         denoiser,
         idle_us=settings.idle_us,
         forget_us=settings.forget_us,

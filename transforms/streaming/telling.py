@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from transforms.errors import Reason
+from transforms.provenance import Provenance
 from transforms.records import FloatArray
 from transforms.streaming.blocks import MAX_BLOCK_BYTES, Block
 from transforms.streaming.rows import Kind, LabelRow, StreamFailureRow, utc
@@ -19,18 +19,8 @@ from transforms.streaming.stream_state import StreamState
 _CLEAN_FRAMES = (MAX_BLOCK_BYTES - 10_000) // 2  # of one block without noise, which is mono
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Who makes the rows: columns that are the same in all of them."""
-
-    model_fingerprint: str
-    front_end_fingerprint: str
-    pipeline_version: str
-    run_id: str
-
-
 def failure_row(
-    origin: Origin,
+    provenance: Provenance,
     reason: Reason,
     message: str,
     *,
@@ -51,8 +41,8 @@ def failure_row(
         source=source,
         reason=reason.value,
         message=message,
-        pipeline_version=origin.pipeline_version,
-        run_id=origin.run_id,
+        pipeline_version=provenance.pipeline_version,
+        run_id=provenance.run_id,
         failed_at=_now(),
     )
 
@@ -65,11 +55,11 @@ class Teller:
     stream_id : str
     state : StreamState
         Is looked at, and counts the clean blocks.
-    origin : Origin
+    provenance : Provenance
     """
 
-    def __init__(self, stream_id: str, state: StreamState, origin: Origin) -> None:
-        self._stream_id, self._state, self._origin = stream_id, state, origin
+    def __init__(self, stream_id: str, state: StreamState, provenance: Provenance) -> None:
+        self._stream_id, self._state, self._provenance = stream_id, state, provenance
 
     def tell(self, said: Iterable[Statement | Silence]) -> Iterator[LabelRow | StreamFailureRow]:
         """What is said of the open stretch."""
@@ -101,7 +91,7 @@ class Teller:
     def refused(self, block: Block, reason: Reason, message: str) -> StreamFailureRow:
         """A block that is not heard as it should be."""
         return failure_row(
-            self._origin,
+            self._provenance,
             reason,
             message,
             row_id=f"{block.stream_id}/{block.session}/{reason.value}/{block.sequence}",
@@ -138,7 +128,7 @@ class Teller:
         state = self._state
         since_s = (start_us - (state.origin_us or 0)) / 1e6
         return failure_row(
-            self._origin,
+            self._provenance,
             Reason.SILENCE,
             f"no sound for {(end_us - start_us) / 1e6:.1f} s, {since_s:.1f} s in",
             row_id=self._row_id(Reason.SILENCE.value, start_us),
@@ -149,7 +139,7 @@ class Teller:
         )
 
     def _row(self, kind: Kind, start_us: int, end_us: int, **said: Any) -> LabelRow:
-        state, origin = self._state, self._origin
+        state, provenance = self._state, self._provenance
         zero_us = state.origin_us or 0
         return LabelRow(
             row_id=self._row_id(kind, start_us),
@@ -162,10 +152,10 @@ class Teller:
             started_at=utc(start_us),
             ended_at=utc(end_us),
             **said,
-            model_fingerprint=origin.model_fingerprint,
-            front_end_fingerprint=origin.front_end_fingerprint,
-            pipeline_version=origin.pipeline_version,
-            run_id=origin.run_id,
+            model_fingerprint=provenance.model_fingerprint,
+            front_end_fingerprint=provenance.front_end_fingerprint,
+            pipeline_version=provenance.pipeline_version,
+            run_id=provenance.run_id,
             labelled_at=_now(),
         )
 

@@ -182,7 +182,7 @@ def test_no_key_in_the_file_is_a_wrong_call(content, tmp_path, capsys):
         (["--host=256.0.0.1"], r"--host=256\.0\.0\.1 --port=0: cannot listen there"),
         (["--host=" + "a" * 80], r"cannot listen there"),
         (["--model={here}/none"], r"--model=.*/none: no config\.json there; give a"),
-        (["--live_model={here}/none"], r"/none: no config\.json there"),
+        (["--live_model={here}/none"], r"^error: --live_model=.*/none: no config\.json there"),
         (["--windows=some"], r"windows must be all, middle, whole or a count, not 'some'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

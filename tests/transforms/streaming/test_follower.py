@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.checkpoints import LABELS, make_enhancer, random_network
 from tests.checkpoints import make_recogniser as save_recogniser
 from tests.streams import (
-    ORIGIN,
+    PROVENANCE,
     START_US,
     as_blocks,
     block,
@@ -60,7 +60,7 @@ def _one_thread():
 def make_follower(denoiser: StreamDenoiser | None = None) -> Follower:
     recogniser = make_recogniser("lstm", 30.0)
     running = RunningLabel(RULE, recogniser.frame_seconds, 0.1, 0.2)
-    return Follower(recogniser, running, ORIGIN, denoiser)
+    return Follower(recogniser, running, PROVENANCE, denoiser)
 
 
 def follow(follower: Follower, blocks) -> list[Any]:
@@ -136,7 +136,7 @@ def test_silence_that_would_begin_at_the_end_is_none():
     samples[:-128], samples[-128:] = 0.5, 0.0
     recogniser = make_recogniser()
     running = RunningLabel(RULE, recogniser.frame_seconds, 0.1, recogniser.frame_seconds)
-    rows = follow(Follower(recogniser, running, ORIGIN), as_blocks([samples], 8_000))
+    rows = follow(Follower(recogniser, running, PROVENANCE), as_blocks([samples], 8_000))
     assert {type(row) for row in rows} == {LabelRow}
 
 
@@ -188,7 +188,7 @@ def hear(script, follower):
 
 def test_time_between_blocks():
     follower = Follower(
-        make_recogniser(), RunningLabel(RULE, 0.016, 0.1, 9.0), ORIGIN,
+        make_recogniser(), RunningLabel(RULE, 0.016, 0.1, 9.0), PROVENANCE,
         idle_us=1_000_000, forget_us=5_000_000,
     )  # fmt: skip
     waits_us = [0, 999_999, 1_000_000, 4_999_999, 5_000_000]
@@ -282,7 +282,7 @@ def heard_by(tmp_path_factory):
     folder = save_recogniser(tmp_path_factory.mktemp("timers") / "model")
     return ListenSettings(
         model=str(folder), fingerprint=fingerprint_of(folder), front_end=front_end(),
-        rule=RULE, origin=ORIGIN, half_life_seconds=None,
+        rule=RULE, provenance=PROVENANCE, half_life_seconds=None,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.checkpoints import LABELS, make_enhancer
 from tests.checkpoints import make_recogniser as save_recogniser
-from tests.streams import COLLECTED, ORIGIN, START_US, block, collect, front_end, plain
+from tests.streams import COLLECTED, PROVENANCE, START_US, block, collect, front_end, plain
 from transforms.denoise import Denoiser
 from transforms.models.checkpoint import fingerprint_of
 from transforms.scores import LabelRule
@@ -40,7 +40,7 @@ def heard_by(tmp_path_factory) -> ListenSettings:
         fingerprint=fingerprint_of(folder),
         front_end=front_end(),
         rule=LabelRule(LABELS),
-        origin=ORIGIN,
+        provenance=PROVENANCE,
         half_life_seconds=1.0,
         silence_seconds=1.0,
         idle_seconds=IDLE_S,
