@@ -22,7 +22,16 @@ from transforms.streaming.arrivals import Arrived, Polled, Source, SourceFailure
 from transforms.streaming.live_root import LivePolls, Stop
 from transforms.streaming.sources import BLOCKS, ReadLive
 
-SCRIPTS: dict[str, list[Polled | Callable[[], Polled]]] = {}
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing new comes until so many rows are there, on a busy machine too."""
+
+    rows: int
+    seconds: float = 60.0
+
+
+SCRIPTS: dict[str, list[Polled | Wait | Callable[[], Polled]]] = {}
 ROWS: list[str] = []
 CLOSED: list[str] = []
 
@@ -45,12 +54,19 @@ class Scripted(SourceSpec):
 class ScriptedSource(Source):
     def __init__(self, name: str) -> None:
         self._name, self._at, self._last = name, 0, Polled()
+        self._opened_s = time.monotonic()
 
     def poll(self) -> Polled:
         script = SCRIPTS[self._name]
         if self._at == len(script):
             return Polled((), self._last.watermark_us)
         step = script[self._at]
+        if isinstance(step, Wait):
+            waited_s = time.monotonic() - self._opened_s
+            if len(ROWS) < step.rows and waited_s < step.seconds:
+                return Polled((), self._last.watermark_us)
+            self._at += 1
+            return self.poll()
         self._last = step() if callable(step) else step
         self._at += 1
         return self._last
@@ -125,7 +141,7 @@ def test_a_gap_is_told_when_the_watermark_passes_and_not_before():
         seen.append(list(ROWS))
         return Polled((at(13),), us(12), ended=True)
 
-    SCRIPTS["one"] = [Polled((at(10),), us(10)), *[Polled((), us(10))] * 3, note, note_again, end]
+    SCRIPTS["one"] = [Polled((at(10),), us(10)), Wait(1), note, note_again, Wait(2), end]
     rows = run("one")
     assert seen[0] == ["a 10 is 1"]
     assert seen[1] == ["a 10 is 1"]
@@ -157,16 +173,15 @@ def test_the_slower_of_two_sources_holds_the_time():
         assert ROWS == ["a 1 is 1"]
         return Polled((), us(100), ended=True)
 
-    SCRIPTS["fast"] = [Polled((at(1),), us(1)), *[Polled((), us(50))] * 5, note]
+    SCRIPTS["fast"] = [Polled((at(1),), us(1)), Polled((), us(50)), Wait(1), note]
     SCRIPTS["slow"] = [Polled((), us(2))]
     assert run("fast", "slow") == ["a 1 is 1", "a gap behind 1"]
     assert CLOSED == ["fast", "slow"]
 
 
 def test_a_source_that_knows_no_time_holds_it():
-    SCRIPTS["fast"] = [Polled((at(1),), us(90)), *[Polled((), us(90))] * 3]
-    SCRIPTS["slow"] = [Polled(), Polled(), lambda: Polled((), None, ended=not ROWS.append("-"))]
-    SCRIPTS["fast"].append(Polled((), us(91), ended=True))
+    SCRIPTS["fast"] = [Polled((at(1),), us(90)), Wait(2), Polled((), us(91), ended=True)]
+    SCRIPTS["slow"] = [Wait(1), lambda: Polled((), None, ended=not ROWS.append("-"))]
     rows = run("fast", "slow")
     assert rows == ["a 1 is 1", "-", "a gap behind 1"]
 
