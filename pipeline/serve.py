@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from pipeline.program import EXIT_DONE, EXIT_FAILED, exit_status
-from pipeline.serve_arguments import ServeConfig, parse_options
+from pipeline.serve_arguments import parse_options
+from pipeline.serve_config import ServeConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

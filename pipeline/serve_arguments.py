@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.arguments import (
     add_decoder_limits,
@@ -22,10 +20,10 @@ from pipeline.arguments import (
 )
 from pipeline.options import front_end_changes
 from pipeline.resources import available_bytes, available_cores, choose_workers
+from pipeline.serve_config import NONE, ServeConfig
 from pipeline.serving.answers import Limits
 from transforms.models.enhancer import DEFAULT_ENHANCER
 
-NONE = "none"
 API_KEY = "CATALOG_LABELS_API_KEY"
 DEFAULT_LIVE_MODEL = "digits-gru"
 
@@ -45,40 +43,6 @@ environment: {API_KEY}, a key that the API and the page ask for then (also
 exit status: 0 stopped by SIGTERM or Ctrl-C, after what was accepted was answered; 2 a wrong call;
 1 anything else
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeConfig:
-    """What the service was asked to do."""
-
-    host: str
-    port: int
-    allowed_hosts: tuple[str, ...]  # names it may be called by; empty: by the address it listens on
-    api_key: str | None
-    rate_per_second: float | None  # posts to the API and uploads of one client; None: no limit
-    limits: Limits
-    memory_limit_mib: int | None  # of all its processes; None: by the machine's memory
-    shutdown_seconds: float
-    model: str
-    front_end_preset: str | None
-    front_end_changes: dict[str, Any]
-    precision: str
-    device: str
-    batch_size: int | None  # None: by the device
-    batch_wait_ms: float
-    embeddings: bool
-    features: bool
-    top_k: int
-    min_seconds: float
-    live_model: str  # or NONE
-    enhancer: str  # or NONE
-    workers: int
-    decode_timeout_seconds: float
-    decode_memory_mib: int
-    cache: Path | None  # folder; None: nothing is kept, not even in memory
-    cache_mib: int  # on disk
-    cache_memory_mib: int
-    page: bool
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -189,6 +153,14 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "what they take at the start and four fifths of what is free then)",
     )
     group.add_argument(
+        "--min_free_disk_mib",
+        type=positive(int),
+        default=1024,
+        metavar="MIB",
+        help="on the disk of temporary files, where uploads lie; those that would take of it are "
+        "turned away with 503 (default: %(default)s)",
+    )
+    group.add_argument(
         "--shutdown_seconds",
         type=positive(float),
         default=30.0,
@@ -290,6 +262,7 @@ def parse_options(argv: Sequence[str] | None = None) -> ServeConfig:
             roots=tuple(options.root),
         ),
         memory_limit_mib=options.memory_limit_mib,
+        min_free_disk_mib=options.min_free_disk_mib,
         shutdown_seconds=options.shutdown_seconds,
         model=options.model,
         front_end_preset=options.front_end,

@@ -8,13 +8,16 @@ of errors, so that every answer passes them. From the outside in:
 3. OwnPages: a page elsewhere must not let its visitors' browsers post here (CSRF).
 4. ApiKey: who may ask at all; strangers take nothing of anybody's rate.
 5. RateLimit: how often one client may ask.
-6. BodyLimit: innermost, as it watches what the application reads.
+6. RoomForUploads: whether the disk has room for what is handed in.
+7. BodyLimit: innermost, as it watches what the application reads.
 """
 
 from __future__ import annotations
 
 import base64
 import hmac
+import shutil
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -31,6 +34,7 @@ UPLOADS = "/gradio_api/upload"
 _FOR_PROGRAMS = (API, "/metrics")
 _OPEN_TO_ALL = "/health/"  # a probe asks by the address of the container, without a key
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_FULL_SECONDS = 60  # until one may look whether there is room again
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"  # JSON needs nothing
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -49,6 +53,7 @@ def guarded(
     hosts: Collection[str] | None = None,
     api_key: str | None = None,
     rate: RateLimiter | None = None,
+    min_free_bytes: int = 0,
 ) -> ASGIApp:
     """Put all guards around an application, in the order that the module states.
 
@@ -66,8 +71,10 @@ def guarded(
         Asked of all but /health/.
     rate : RateLimiter, optional
         For POST under /v1, and for the page's uploads.
+    min_free_bytes : int
+        That uploads leave free on the disk of temporary files.
     """
-    app = BodyLimit(app, body_bytes)
+    app = RoomForUploads(BodyLimit(app, body_bytes), min_free_bytes)
     if rate is not None:
         app = RateLimit(app, rate)
     if api_key is not None:
@@ -215,6 +222,26 @@ class RateLimit:
                 message = f"too many requests from this address; try again in {wait_seconds} s"
                 return await _refuse(
                     scope, receive, send, Problem.RATE_LIMITED, message, wait_seconds
+                )
+        await self.app(scope, receive, send)
+
+
+class RoomForUploads:
+    """Takes no upload that the disk has no room for: sessions of the page keep theirs."""
+
+    def __init__(self, app: ASGIApp, min_free_bytes: int) -> None:
+        self.app = app
+        self._min_free_bytes = min_free_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        if is_post and _path(scope).startswith((API, UPLOADS)):
+            declared = Headers(scope=scope).get("content-length", "")
+            wanted = self._min_free_bytes + (int(declared) if declared.isdecimal() else 0)
+            if shutil.disk_usage(tempfile.gettempdir()).free < wanted:
+                message = "there is no room for uploads at the moment; try again later"
+                return await _refuse(
+                    scope, receive, send, Problem.OVERLOADED, message, _FULL_SECONDS
                 )
         await self.app(scope, receive, send)
 

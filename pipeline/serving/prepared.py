@@ -10,7 +10,7 @@ from pipeline import __version__
 from pipeline.arithmetic import model_fingerprint, resolve_arithmetic
 from pipeline.resources import choose_batch_size
 from pipeline.run_id import new_run_id
-from pipeline.serve_arguments import NONE, ServeConfig
+from pipeline.serve_config import NONE, ServeConfig
 from pipeline.serving.announced import Announced
 from pipeline.serving.answers import ServedModel
 from pipeline.stream_settings import find_recogniser

@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from pipeline.serve_arguments import ServeConfig
+from pipeline.serve_config import ServeConfig
 from pipeline.serving.admission import Admission
 from pipeline.serving.api import Api
 from pipeline.serving.cache import ResultCache
@@ -156,7 +156,7 @@ async def _load(
             announced = asyncio.ensure_future(service.wait_until_announced())
             await asyncio.wait({opening, announced}, return_when=asyncio.FIRST_COMPLETED)
             if service.models:
-                admitted = AdmittedService(service, api.admission)
+                admitted = AdmittedService(service, api.admission, api.metrics)
                 app = await asyncio.to_thread(_page_app, admitted, folder / "page")
                 await until_stopped.enter_async_context(app.router.lifespan_context(app))
                 site.page = app

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -12,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import __version__
-from pipeline.serve_arguments import ServeConfig
+from pipeline.serve_config import ServeConfig
 from pipeline.serving.admission import RESTART_SECONDS, Admission
 from pipeline.serving.answers import (
     Enhanced,
@@ -30,7 +31,12 @@ from pipeline.serving.api import Api
 from pipeline.serving.guards import UPLOADS, allowed_hosts, guarded
 from pipeline.serving.labelling import LabelService
 from pipeline.serving.metrics import Metrics
-from pipeline.serving.problems import REASON_HEADER, add_problem_handlers, problem_response
+from pipeline.serving.problems import (
+    REASON_HEADER,
+    add_problem_handlers,
+    problem_of,
+    problem_response,
+)
 from pipeline.serving.rates import RateLimiter
 from transforms.records import FloatArray
 
@@ -143,10 +149,12 @@ class AdmittedService:
     ----------
     service : LabelService
     admission : Admission
+    metrics : Metrics
+        Count what fails.
     """
 
-    def __init__(self, service: LabelService, admission: Admission) -> None:
-        self._service, self._admission = service, admission
+    def __init__(self, service: LabelService, admission: Admission, metrics: Metrics) -> None:
+        self._service, self._admission, self._metrics = service, admission, metrics
 
     @property
     def models(self) -> Sequence[ServedModel]:
@@ -162,13 +170,23 @@ class AdmittedService:
         self, upload: Upload, *, picture: bool = False, told: Callable[[Progress], None] = untold
     ) -> Labelled:
         """As the service's."""
-        with self._admission.enter():
+        with self._entered():
             return await self._service.label(upload, picture=picture, told=told)
 
     async def enhance(self, upload: Upload) -> Enhanced:
         """As the service's."""
-        with self._admission.enter():
+        with self._entered():
             return await self._service.enhance(upload)
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        """Admitted, and counted if it fails; the page tries again what is not admitted."""
+        with self._admission.enter():
+            try:
+                yield
+            except Exception as error:
+                self._metrics.errors.labels(problem_of(error).reason).inc()
+                raise
 
     async def playable(self, upload: Upload, codec: str) -> Path:
         """As the service's; of a file that was admitted before."""
@@ -178,7 +196,7 @@ class AdmittedService:
         self, stream_id: str, samples: FloatArray, sample_rate_hz: int, state: bytes | None
     ) -> Heard:
         """As the service's."""
-        with self._admission.enter():
+        with self._entered():
             return await self._service.follow(stream_id, samples, sample_rate_hz, state)
 
 
@@ -208,6 +226,7 @@ def guarded_site(site: Site, config: ServeConfig, metrics: Metrics, policy: str)
         body_bytes=limits,
         hosts=allowed_hosts(config.host, config.allowed_hosts),
         api_key=config.api_key,
+        min_free_bytes=config.min_free_disk_mib << 20,
         rate=None if rate is None else RateLimiter(rate, max(1, round(_BURST_SECONDS * rate))),
     )
     return Counted(app, metrics)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.logs import quiet_native_libraries, set_up_logging
-from pipeline.serve_arguments import ServeConfig
+from pipeline.serve_config import ServeConfig
 from pipeline.serving.answers import Problem, RefusedError, Upload
 from pipeline.serving.pictures import Picture
 from pipeline.serving.prepared import Prepared, announce, prepare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multiprocessing.connection import Connection
 
-from pipeline.serve_arguments import ServeConfig
+from pipeline.serve_config import ServeConfig
 
 
 def sound_worker(connection: Connection, prepared: bytes) -> None:

@@ -12,11 +12,9 @@ was read is passed on late.
 
 from __future__ import annotations
 
-import heapq
 import os
-import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,19 +29,19 @@ from transforms.streaming.arrivals import (
     SourceFailure,
     SourceSpec,
 )
-from transforms.streaming.blocks import MAX_BLOCK_BYTES, Block, decode_block, encode_block
-from transforms.streaming.folder_names import Blocks, Key, Segments, is_left_out, naming_of
-from transforms.streaming.recorded import Recording
-from transforms.streaming.taken import TakenBySession
+from transforms.streaming.folder_names import Key, is_left_out
+from transforms.streaming.folder_stream import (
+    Foreign,
+    Item,
+    StreamFolder,
+    as_stage_error,
+    check_stream_id,
+)
 from transforms.streaming.watermark import DEFAULT_IDLE_SECONDS, Watermark
 
 DEFAULT_SETTLE_SECONDS = 10.0  # recorders write when a buffer is full
-MAX_NAMES = 2_000  # of one stream, held at a time
-MAX_FOREIGN = 1_000  # files of one folder that are named in failures
 _SCAN_SECONDS = 0.1  # between two looks at the folder, and at least
 _SCAN_SHARE = 10  # times as long as the last look took
-
-Item = Arrived | SourceFailure
 
 _STRAY = StageError(
     Reason.MALFORMED_BLOCK,
@@ -102,99 +100,6 @@ def strays(folder: str) -> list[SourceFailure]:
     return [SourceFailure.of(os.path.join(folder, name), _STRAY) for name in _strays(Path(folder))]
 
 
-class _Foreign:
-    """The files of a folder that are none of its stream's, each of which fails once."""
-
-    def __init__(self, folder: Path, stream_id: str | None) -> None:
-        self._folder, self._stream_id = folder, stream_id
-        self._names: set[str] = set()
-
-    def failure(self, name: str, error: StageError) -> Iterator[SourceFailure]:
-        if name in self._names or len(self._names) > MAX_FOREIGN:
-            return
-        self._names.add(name)
-        if len(self._names) > MAX_FOREIGN:
-            message = f"over {MAX_FOREIGN} such files are not named: {error.message}"
-            error = StageError(error.reason, message)
-        yield SourceFailure.of(str(self._folder / name), error, self._stream_id)
-
-
-class _Stream:
-    """One stream's folder."""
-
-    def __init__(self, path: Path, sandbox: Sandbox, settle_s: float, now: Callable[[], float]):
-        self.stream_id = path.name
-        self._path, self._now, self._settle_s = path, now, settle_s
-        self._naming: Blocks | Segments | None = None
-        self._taken = TakenBySession()
-        self._foreign = _Foreign(path, self.stream_id)
-        self._recording = Recording(self.stream_id, sandbox)
-        self._watched: tuple[str, int, int] | None = None  # the newest: name, size, mtime
-        self._watched_since_s = 0.0
-        self.is_written_to = False  # now, as far as one can tell
-
-    def scan(self, follow: bool) -> tuple[list[SourceFailure], list[tuple[Key, str]]]:
-        """What does not belong here, and the files to read next, in order."""
-        try:
-            names = [name for name in os.listdir(self._path) if not is_left_out(name)]
-        except OSError as error:
-            return list(self._foreign.failure(".", _as_stage_error(error))), []
-        if self._naming is None:
-            self._naming = naming_of(names)
-        failures: list[SourceFailure] = []
-        ready = heapq.nsmallest(MAX_NAMES, self._new(names, failures))
-        self.is_written_to = False
-        # Of more names, the newest is not among these.
-        if follow and isinstance(self._naming, Segments) and 0 < len(ready) < MAX_NAMES:
-            ready = ready if self._is_complete(ready[-1][1]) else ready[:-1]
-        return failures, ready
-
-    def _new(
-        self, names: Iterable[str], failures: list[SourceFailure]
-    ) -> Iterator[tuple[Key, str]]:
-        naming = self._naming
-        for name in names:
-            try:
-                if naming is None:
-                    raise StageError(
-                        Reason.MALFORMED_BLOCK, "its name holds no number; number the segments"
-                    )
-                key = naming.key(name)
-            except StageError as error:
-                failures += self._foreign.failure(name, error)
-                continue
-            if key not in self._taken:
-                yield key, name
-
-    def _is_complete(self, newest: str) -> bool:
-        try:
-            found = os.stat(self._path / newest)
-        except OSError:
-            return True  # reading it tells
-        state = (newest, found.st_size, found.st_mtime_ns)
-        if state != self._watched:
-            self._watched, self._watched_since_s = state, self._now()
-        self.is_written_to = self._now() - self._watched_since_s < self._settle_s
-        return not self.is_written_to and found.st_size > 0  # empty: the first buffer is not full
-
-    def read(self, key: Key, name: str) -> Iterator[Item]:
-        """The blocks of a file, then its failure, if it has one."""
-        self._taken.add(key)
-        path = self._path / name
-        try:
-            if isinstance(self._naming, Segments):
-                for block in self._recording.blocks(path, key[1]):
-                    yield Arrived(self.stream_id, encode_block(block), block.event_time_us)
-            else:
-                content = read_block(path)
-                block = checked_block(content, self.stream_id, key)
-                yield Arrived(self.stream_id, content, block.event_time_us)
-        except StageError as error:
-            yield SourceFailure.of(str(path), error, self.stream_id)
-        except OSError as error:
-            yield SourceFailure.of(str(path), _as_stage_error(error), self.stream_id)
-
-
 class FolderSource(Source):
     """Reads a folder; made by :meth:`FolderSpec.open`.
 
@@ -209,8 +114,8 @@ class FolderSource(Source):
         self._spec, self._clock = spec, clock
         self._folder = Path(spec.folder)
         self._sandbox = Sandbox(spec.limits)
-        self._streams: dict[str, _Stream] = {}
-        self._foreign = _Foreign(self._folder, None)
+        self._streams: dict[str, StreamFolder] = {}
+        self._foreign = Foreign(self._folder, None)
         self._watermark = Watermark(spec.idle_seconds, clock)
         self._work: Iterator[Item] = iter(())
         self._pending: dict[str, int] = {}  # files found and not read, by stream
@@ -266,7 +171,7 @@ class FolderSource(Source):
             else:
                 found, beside = _folders(self._folder), _strays(self._folder)
         except OSError as error:
-            yield from self._foreign.failure(".", _as_stage_error(error))
+            yield from self._foreign.failure(".", as_stage_error(error))
             return
         for name in found:
             try:
@@ -279,7 +184,7 @@ class FolderSource(Source):
     def _take_up(self, name: str) -> None:
         if name not in self._streams:
             check_stream_id(name)
-            self._streams[name] = _Stream(
+            self._streams[name] = StreamFolder(
                 self._folder / name, self._sandbox, self._spec.settle_seconds, self._clock
             )
 
@@ -300,57 +205,6 @@ class FolderSource(Source):
 
     def close(self) -> None:
         self._sandbox.close()
-
-
-def check_stream_id(stream_id: str) -> None:
-    """Refuse what is no name of a stream.
-
-    Raises
-    ------
-    StageError
-        ``malformed_block``.
-    """
-    Block(stream_id=stream_id, sequence=0, event_time_us=0, sample_rate_hz=8_000, channels=1,
-          payload=b"")  # fmt: skip
-
-
-def read_block(path: Path) -> bytes:
-    """A file's bytes, at most one more than a block may have.
-
-    Raises
-    ------
-    OSError
-    StageError
-        ``unreadable``: it is no regular file.
-    """
-    # Opening a pipe would wait for its writer.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise StageError(Reason.UNREADABLE, "is no regular file")
-        return file.read(MAX_BLOCK_BYTES + 1)
-
-
-def checked_block(content: bytes, stream_id: str, key: Key) -> Block:
-    """The block of a file, which must be the one that the file's name promises.
-
-    Raises
-    ------
-    StageError
-        ``malformed_block``.
-    """
-    block = decode_block(content)
-    if (block.stream_id, block.session, block.sequence) != (stream_id, *key):
-        raise StageError(Reason.MALFORMED_BLOCK, f"its header says it is {block.file_name}")
-    return block
-
-
-def _as_stage_error(error: OSError) -> StageError:
-    if isinstance(error, FileNotFoundError):
-        return StageError(Reason.NOT_FOUND, "went before it was read; keep files for longer")
-    if isinstance(error, PermissionError):
-        return StageError(Reason.PERMISSION_DENIED, "must not be read; change its permissions")
-    return StageError(Reason.UNREADABLE, f"{error.strerror}; check the disk")
 
 
 def _folders(folder: Path) -> list[str]:

@@ -103,7 +103,7 @@ def forget(service: Served) -> None:
 
 def is_idle(service: Served) -> bool:
     of = service.service
-    pools = ((of._sound, 2), (of._model, 1), (of._listener, 1))
+    pools = ((of._sound, 2), (of._inference._model, 1), (of._listener, 1))
     return all(pool._free.qsize() == len(pool.process_ids) == size for pool, size in pools)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import shutil
+from types import SimpleNamespace
 
 import pytest
 from fastapi import FastAPI, Request, UploadFile
@@ -286,3 +288,17 @@ def test_dns_rebinding(host, status):
     if status == 403:
         assert problem(answer) == (403, "forbidden")
     assert asked.get("/health/live", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/labels", "/gradio_api/upload"])
+def test_uploads_leave_room_on_the_disk(path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_050))
+    of = client(min_free_bytes=1_000, body_bytes={"": 500})
+    assert of.post(path, content=b"x" * 50).status_code == 200
+    answer = of.post(path, content=b"x" * 51)
+    assert problem(answer) == (503, "overloaded")
+    assert answer.headers["retry-after"] == "60"
+    assert of.post("/page", content=b"x" * 51).status_code == 200
+    full = client(min_free_bytes=1_051, body_bytes={"": 500})
+    assert full.post(path, content=in_parts(10)).status_code == 503  # whatever it declares
+    assert full.get("/v1/models").status_code == 200

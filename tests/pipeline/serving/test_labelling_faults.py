@@ -145,10 +145,10 @@ def test_the_model_is_killed_while_it_computes(service, tmp_path):
     expected = row_of(service.label(path))
     forget(service)
     before = service.service.restarts
-    (pid,) = service.service._model.process_ids
+    (pid,) = service.service._inference._model.process_ids
     stop([pid])
     future: Future[Any] = service.begin(service.service.label(upload(path)))
-    wait_until(lambda: any(not one.is_idle for one in service.service._model._all))
+    wait_until(lambda: any(not one.is_idle for one in service.service._inference._model._all))
     os.kill(pid, signal.SIGKILL)
     assert row_of(future.result(PATIENCE_SECONDS)) == expected
     assert service.service.restarts == before + 1
@@ -160,8 +160,9 @@ def test_a_model_that_hangs_is_replaced(service, tmp_path, monkeypatch):
     path = wav(tmp_path, "a.wav", 5.0)
     before = service.service.restarts
     with monkeypatch.context() as patch:
-        patch.setattr(service.service, "_config", dataclasses.replace(config, limits=limits))
-        stop(service.service._model.process_ids)
+        for of in (service.service, service.service._inference):
+            patch.setattr(of, "_config", dataclasses.replace(config, limits=limits))
+        stop(service.service._inference._model.process_ids)
         assert problem_of(lambda: service.label(path)) is Problem.OUT_OF_TIME
         wait_until(lambda: service.service.restarts > before)
     wait_until(lambda: is_idle(service))
@@ -173,11 +174,11 @@ def test_it_is_not_able_without_a_process_with_the_model(service):
         return service.service.is_able()
 
     assert service.do(is_able())
-    (pid,) = service.service._model.process_ids
+    (pid,) = service.service._inference._model.process_ids
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not service.do(is_able()))
     wait_until(lambda: service.do(is_able()))  # which has let another one be started
-    assert service.service._model.process_ids != [pid]
+    assert service.service._inference._model.process_ids != [pid]
 
 
 def test_a_gpu_that_is_busy_is_not_waited_for(service, monkeypatch):
@@ -185,14 +186,14 @@ def test_a_gpu_that_is_busy_is_not_waited_for(service, monkeypatch):
     (model, *others) = service.service.models
     on_gpu = dataclasses.replace(model, device="cuda")
     monkeypatch.setattr(type(service.service), "models", [on_gpu, *others])
-    pids = service.service._model.process_ids
+    pids = service.service._inference._model.process_ids
     stop(pids)
     try:
         assert service.do(service.service.gpu_memory()) is None
         assert service.do(service.service.gpu_memory()) is None
     finally:
         go_on(pids)
-    assert service.service._model.process_ids == pids
+    assert service.service._inference._model.process_ids == pids
 
 
 def test_another_model_does_not_take_the_place_of_the_one_that_was_killed(
@@ -202,7 +203,7 @@ def test_another_model_does_not_take_the_place_of_the_one_that_was_killed(
     shutil.copytree(tiny_checkpoint, model)
     refused: list[str] = []
     with served(f"--model={model}") as service:
-        note = service.service._note
+        note = service.service._inference._note
 
         def noted(announced: Any) -> None:
             try:
@@ -211,8 +212,8 @@ def test_another_model_does_not_take_the_place_of_the_one_that_was_killed(
                 refused.append(str(error))
                 raise
 
-        monkeypatch.setattr(service.service, "_note", noted)
-        (pid,) = service.service._model.process_ids
+        monkeypatch.setattr(service.service._inference, "_note", noted)
+        (pid,) = service.service._inference._model.process_ids
         shutil.rmtree(model)
         shutil.copytree(separated_checkpoint, model)
         os.kill(pid, signal.SIGKILL)
@@ -245,7 +246,8 @@ def test_nothing_is_left_behind(fork_server, tiny_checkpoint, tmp_path):
     with served(f"--model={tiny_checkpoint}") as service:
         service.label(wav(tmp_path, "a.wav", 3.0))
         of = service.service
-        workers = [*of._sound.process_ids, *of._model.process_ids, *of._listener.process_ids]
+        pools = (of._sound, of._inference._model, of._listener)
+        workers = [pid for one in pools for pid in one.process_ids]
         assert len(workers) == 4
         family = [*workers, *(child for pid in workers for child in children(pid))]
         assert len(family) > len(workers)

@@ -79,6 +79,7 @@ ARRIVING = [  # option, path in the configuration, value
     ("--request_seconds=6.5", "limits.request_seconds", 6.5),
     ("--max_in_work=7", "limits.in_work", 7),
     ("--memory_limit_mib=800", "memory_limit_mib", 800),
+    ("--min_free_disk_mib=20", "min_free_disk_mib", 20),
     ("--shutdown_seconds=9.5", "shutdown_seconds", 9.5),
     ("--min_seconds=0.25", "min_seconds", 0.25),
     ("--decode_timeout_seconds=1.5", "decode_timeout_seconds", 1.5),
@@ -128,8 +129,8 @@ POSITIVE_NUMBERS = (
     "decode_timeout_seconds batch_wait_ms window_seconds hop_seconds max_seconds"
 ).split()
 POSITIVE_COUNTS = (
-    "max_upload_mib max_files max_in_work memory_limit_mib decode_memory_mib cache_mib "
-    "cache_memory_mib batch_size top_k workers"
+    "max_upload_mib max_files max_in_work memory_limit_mib min_free_disk_mib "
+    "decode_memory_mib cache_mib cache_memory_mib batch_size top_k workers"
 ).split()
 WRONG = [
     *(f"--{name}={value}" for name in POSITIVE_NUMBERS for value in ("0", "-1", "nan", "inf", "x")),

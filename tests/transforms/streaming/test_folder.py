@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.audio_files import sine, write_soundfile
 from transforms.errors import InputError, Reason
 from transforms.streaming import folder as folder_module
+from transforms.streaming import folder_stream
 from transforms.streaming.arrivals import Arrived, SourceFailure
 from transforms.streaming.blocks import MAX_BLOCK_BYTES, Block, decode_block, encode_block
 from transforms.streaming.folder import FolderSource, FolderSpec, check_folder, strays, stream_ids
@@ -232,7 +233,7 @@ def test_memory_is_ranges_not_names(tmp_path):
 
 
 def test_more_than_are_held_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "MAX_NAMES", 7)
+    monkeypatch.setattr(folder_stream, "MAX_NAMES", 7)
     for n in range(40):
         put(tmp_path, block(sequence=n))
     assert [n for _, _, n in keys(once(tmp_path))] == list(range(40))
@@ -256,7 +257,7 @@ def test_a_poll_gives_a_bounded_part(tmp_path, monkeypatch):
 
 
 def test_too_many_foreign_files_are_summed_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "MAX_FOREIGN", 3)
+    monkeypatch.setattr(folder_stream, "MAX_FOREIGN", 3)
     put(tmp_path, block(sequence=0))
     for n in range(9):
         (tmp_path / "radio" / f"x{n}.wav").write_bytes(b"")

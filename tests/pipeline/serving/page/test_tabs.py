@@ -17,8 +17,9 @@ import pytest
 from gradio.data_classes import FileData, ListFiles
 
 from pipeline.serving.admission import Admission
-from pipeline.serving.answers import Limits, Upload
+from pipeline.serving.answers import Limits, RefusedError, Upload
 from pipeline.serving.labelling import LabelService
+from pipeline.serving.metrics import Metrics
 from pipeline.serving.page import label_tab
 from pipeline.serving.page.english import ENGLISH
 from pipeline.serving.page.enhance_tab import EnhanceTab
@@ -27,6 +28,7 @@ from pipeline.serving.page.session import Session, State
 from pipeline.serving.page.uploads import Given, files_input
 from pipeline.serving.site import AdmittedService
 from tests.pipeline.serving.page.stand_in import StandIn, wav
+from transforms.errors import StageError
 
 Out = TypeVar("Out")
 
@@ -129,7 +131,7 @@ def test_names_are_shown_as_the_api_shows_them(tmp_path: Path) -> None:
 
 def test_a_copy_to_play_needs_no_admission_of_its_own(tmp_path: Path) -> None:
     admission = Admission(Limits(in_work=1))
-    service = AdmittedService(cast(LabelService, StandIn()), admission)
+    service = AdmittedService(cast(LabelService, StandIn()), admission, Metrics())
     upload = Upload("a.wav", tmp_path / "a.wav", "", 0)
 
     async def while_full() -> Path:
@@ -137,3 +139,25 @@ def test_a_copy_to_play_needs_no_admission_of_its_own(tmp_path: Path) -> None:
             return await service.playable(upload, "pcm_s16")
 
     assert run(while_full()) == upload.path
+
+
+def test_what_fails_on_the_page_is_counted_but_not_what_has_to_wait(tmp_path: Path) -> None:
+    admission, metrics = Admission(Limits(in_work=1)), Metrics()
+    service = AdmittedService(cast(LabelService, StandIn()), admission, metrics)
+    upload = Upload("broken.wav", tmp_path / "broken.wav", "", 0)
+
+    async def while_full() -> None:
+        with admission.enter():
+            await service.label(upload)
+
+    with pytest.raises(RefusedError):
+        run(while_full())
+    for work in (service.label, service.enhance):
+        with pytest.raises(StageError):
+            run(work(upload))
+    counted = {
+        sample.labels["reason"]: sample.value
+        for sample in metrics.errors.collect()[0].samples
+        if sample.name.endswith("_total")
+    }
+    assert counted == {"not_audio": 1.0, "corrupt": 1.0}
