@@ -8,8 +8,8 @@ of errors, so that every answer passes them. From the outside in:
 3. OwnPages: a page elsewhere must not let its visitors' browsers post here (CSRF).
 4. ApiKey: who may ask at all; strangers take nothing of anybody's rate.
 5. RateLimit: how often one client may ask.
-6. RoomForUploads: whether the disk has room for what is handed in.
-7. BodyLimit: innermost, as it watches what the application reads.
+6. BodyLimit: what one request may hold; it watches what is read.
+7. RoomForUploads: whether the disk has room for it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def guarded(
     min_free_bytes : int
         That uploads leave free on the disk of temporary files.
     """
-    app = RoomForUploads(BodyLimit(app, body_bytes), min_free_bytes)
+    app = BodyLimit(RoomForUploads(app, min_free_bytes), body_bytes)
     if rate is not None:
         app = RateLimit(app, rate)
     if api_key is not None:

@@ -299,6 +299,7 @@ def test_uploads_leave_room_on_the_disk(path, monkeypatch):
     assert problem(answer) == (503, "overloaded")
     assert answer.headers["retry-after"] == "60"
     assert of.post("/page", content=b"x" * 51).status_code == 200
+    assert problem(of.post(path, content=b"x" * 501)) == (413, "too_large")  # never will have
     full = client(min_free_bytes=1_051, body_bytes={"": 500})
     assert full.post(path, content=in_parts(10)).status_code == 503  # whatever it declares
     assert full.get("/v1/models").status_code == 200
