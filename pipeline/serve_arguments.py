@@ -157,8 +157,8 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         type=positive(int),
         default=1024,
         metavar="MIB",
-        help="on the disk of temporary files, where uploads lie; those that would take of it are "
-        "turned away with 503 (default: %(default)s)",
+        help="on the disk of temporary files, where uploads lie; one that declares to leave less "
+        "is turned away with 503 (default: %(default)s)",
     )
     group.add_argument(
         "--shutdown_seconds",

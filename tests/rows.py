@@ -33,7 +33,12 @@ from transforms.track_rows import failure_rows, track_rows
 
 LABELS = ("jazz", "pop", "rock")
 RULE = LabelRule(labels=LABELS, top_k=2)
-PROVENANCE = Provenance("run-1", "1.2.3", "model0123", "frontend0123")
+PROVENANCE = Provenance(
+    run_id="run-1",
+    pipeline_version="1.2.3",
+    model_fingerprint="model0123",
+    front_end_fingerprint="frontend0123",
+)
 MODIFIED = dt.datetime(2024, 2, 29, 23, 59, 59, 123_456, tzinfo=dt.timezone.utc)
 FACTS = TrackFacts(
     content_sha256="c0ffee", size_bytes=1_000, duration_s=3.5, sample_rate_hz=44_100, channels=2,

@@ -19,12 +19,9 @@ from apache_beam.io.filesystems import FileSystems
 from transforms.errors import Reason, StageError, StorageError
 from transforms.manifest import file_uri_path
 from transforms.storage.retry import retried
-from transforms.storage.s3_clients import share_s3_clients
 
 _CHUNK_BYTES = 1 << 20
 _PROBE_BYTES = 4_096
-
-share_s3_clients()
 
 
 @dataclass(frozen=True)

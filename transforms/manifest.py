@@ -26,6 +26,9 @@ from apache_beam.io.filesystems import FileSystems
 
 from transforms.errors import InputError
 from transforms.records import FailureRow, Listing, PredictionRow
+from transforms.storage.s3_clients import share_s3_clients
+
+share_s3_clients()  # here, as whatever opens files imports this module
 
 _FORMATS = {".csv": "csv", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 _FILE_SCHEME = "file://"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Columns that are the same in all rows of a run."""
 
     run_id: str
     pipeline_version: str
-    model_fingerprint: str
-    front_end_fingerprint: str
+    model_fingerprint: str  # of the weights, and of the precision where it changes scores
+    front_end_fingerprint: str  # of its settings

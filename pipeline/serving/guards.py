@@ -72,7 +72,7 @@ def guarded(
     rate : RateLimiter, optional
         For POST under /v1, and for the page's uploads.
     min_free_bytes : int
-        That uploads leave free on the disk of temporary files.
+        Under which no upload is begun, on the disk of temporary files.
     """
     app = BodyLimit(RoomForUploads(app, min_free_bytes), body_bytes)
     if rate is not None:
@@ -227,7 +227,12 @@ class RateLimit:
 
 
 class RoomForUploads:
-    """Takes no upload that the disk has no room for: sessions of the page keep theirs."""
+    """Begins no upload that declares more than the disk has room for.
+
+    The page keeps a visitor's files as long as the session: this bounds all sessions together.
+    Uploads that arrive at the same time do not know of each other; the room that is left is for
+    them.
+    """
 
     def __init__(self, app: ASGIApp, min_free_bytes: int) -> None:
         self.app = app

@@ -33,6 +33,8 @@ _LOGGER = logging.getLogger(__name__)
 class Inference:
     """The process with the model, and the batches that wait for it.
 
+    First :meth:`announce`, then :meth:`open`, then :meth:`add`.
+
     Parameters
     ----------
     config : ServeConfig

@@ -111,7 +111,7 @@ class LabelService:
 
     def is_able(self) -> bool:
         """Whether a process with the model is there; one that has ended is replaced at once."""
-        return self.is_loaded and self._inference.is_able()
+        return self._inference.is_able() and self.is_loaded
 
     @property
     def windows_waiting(self) -> int:

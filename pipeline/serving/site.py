@@ -180,13 +180,15 @@ class AdmittedService:
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
-        """Admitted, and counted if it fails; the page tries again what is not admitted."""
-        with self._admission.enter():
-            try:
+        """Admitted; counted if it fails, but for being busy: the page tries that again."""
+        try:
+            with self._admission.enter():
                 yield
-            except Exception as error:
-                self._metrics.errors.labels(problem_of(error).reason).inc()
-                raise
+        except Exception as error:
+            reason = problem_of(error).reason
+            if reason != Problem.BUSY.value:
+                self._metrics.errors.labels(reason).inc()
+            raise
 
     async def playable(self, upload: Upload, codec: str) -> Path:
         """As the service's; of a file that was admitted before."""

@@ -139,7 +139,7 @@ def load_checkpoint(
     front_end_changes : dict, optional
         Fields of the front end to replace (which windows, denoising, ...).
     option : str
-        By which it was asked for, for the messages.
+        By which it was asked for, for the message where there is none.
 
     Raises
     ------

@@ -18,9 +18,6 @@ from apache_beam.io.filesystems import FileSystems
 from transforms.errors import StorageError
 from transforms.manifest import is_local
 from transforms.storage.retry import is_storage_error, retried
-from transforms.storage.s3_clients import share_s3_clients
-
-share_s3_clients()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One client of S3 for each process, in place of one for each file.
+"""Clients of S3 that a process uses again, in place of one for each file.
 
 Beam makes a boto3 session and a client for every operation: a tenth of a second of a core, and a
 new connection. Clients may be shared by threads, and their connections are used again.
@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import os
 import threading
-import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from apache_beam.io.aws.clients.s3 import boto3_client
 
-_RENEWED_SECONDS = 600.0  # credentials in a file may have been renewed
+_CONNECTIONS = 32  # more than this project's threads that wait for storage; boto3 has 10
+_FILES = (
+    ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+    ("AWS_CONFIG_FILE", "~/.aws/config"),
+)
 
 _lock = threading.Lock()
 _clients: dict[tuple[Any, ...], Any] = {}
@@ -41,18 +46,31 @@ class _Session:
     """As much of boto3's session as Beam uses."""
 
     def client(self, **settings: Any) -> Any:
-        """A client with these settings; the environment has others, and credentials."""
-        environment = (item for item in os.environ.items() if item[0].startswith("AWS_"))
-        period = time.monotonic() // _RENEWED_SECONDS
-        key = (period, *sorted(settings.items()), *sorted(environment))
+        """The client of these settings and the present ``AWS_*`` variables and files of AWS."""
+        outside = tuple(_outside())
+        key = (outside, *sorted(settings.items()))
         with _lock:
             if key not in _clients:
-                for old in [one for one in _clients if one[0] != period]:
+                for old in [one for one in _clients if one[0] != outside]:
                     del _clients[old]
-                import boto3
-
-                _clients[key] = boto3.session.Session().client(**settings)
+                _clients[key] = _new_client(**settings)
             return _clients[key]
+
+
+def _outside() -> Iterator[tuple[str, Any]]:
+    """What a new client would take from elsewhere: credentials in a file are renewed there."""
+    yield from sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))
+    for variable, usual in _FILES:
+        path = Path(os.environ.get(variable, usual)).expanduser()
+        yield variable, path.stat().st_mtime_ns if path.exists() else None
+
+
+def _new_client(**settings: Any) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(max_pool_connections=_CONNECTIONS)
+    return boto3.session.Session().client(**settings, config=config)
 
 
 def _forget() -> None:
@@ -62,4 +80,5 @@ def _forget() -> None:
     _clients.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from apache_beam.io.aws import s3io
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from transforms import mentions
 from transforms.storage import s3_clients
 
 boto3 = pytest.importorskip("boto3", reason="the extra [aws] is not installed")
@@ -48,15 +48,31 @@ def test_other_settings_have_another_client(monkeypatch):
     changed = client()
     assert changed is not first
     assert changed.meta.config.retries["total_max_attempts"] == 1
+    assert client() is changed
     monkeypatch.delenv("AWS_MAX_ATTEMPTS")
-    assert client() is first
+    assert client().meta.config.retries != changed.meta.config.retries
 
 
-def test_a_client_is_renewed_after_a_while(monkeypatch):
-    first, now = client(), time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: now() + s3_clients._RENEWED_SECONDS)
-    assert client() is not first
+def test_credentials_that_are_renewed_in_their_file_are_taken_at_once(monkeypatch, tmp_path):
+    file = tmp_path / "credentials"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    without_keys = PipelineOptions(["--s3_region_name=us-east-1"])
+
+    def key_of(name: str) -> str:
+        file.write_text(f"[default]\naws_access_key_id={name}\naws_secret_access_key=secret\n")
+        os.utime(file, ns=(0, len(name)))
+        used = s3io.S3IO(options=without_keys).client.client
+        return used._request_signer._credentials.access_key
+
+    assert key_of("old") == "old"
+    assert key_of("renewed") == "renewed"
     assert len(s3_clients._clients) == 1
+
+
+def test_it_has_connections_for_all_threads_that_ask_storage():
+    assert client().meta.config.max_pool_connections >= mentions._THREADS
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -66,6 +82,10 @@ def test_a_fork_does_not_use_its_parents_connections():
     with s3_clients._lock:  # another thread's, when it forks
         child = os.fork()
         if child == 0:
-            os._exit(0 if client() is not first and not s3_clients._lock.locked() else 1)
+            status = 1
+            try:
+                status = int(client() is first or s3_clients._lock.locked())
+            finally:
+                os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert client() is first
