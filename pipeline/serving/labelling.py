@@ -37,10 +37,7 @@ from pipeline.serving.inference import Inference, Outcome
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.rows import labelled_by, told_of
 from transforms.errors import StageError
-from transforms.records import (
-    FloatArray,
-    WindowPrediction,
-)
+from transforms.records import FloatArray, WindowPrediction
 from transforms.scores import LabelRule
 
 Out = TypeVar("Out")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from apache_beam.io.aws.clients.s3 import boto3_client
@@ -61,8 +60,12 @@ def _outside() -> Iterator[tuple[str, Any]]:
     """What a new client would take from elsewhere: credentials in a file are renewed there."""
     yield from sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))
     for variable, usual in _FILES:
-        path = Path(os.environ.get(variable, usual)).expanduser()
-        yield variable, path.stat().st_mtime_ns if path.exists() else None
+        try:
+            found = os.stat(os.path.expanduser(os.environ.get(variable, usual)))
+        except OSError:  # none, or not to be read: boto3 does without, too
+            yield variable, None
+        else:
+            yield variable, found.st_mtime_ns
 
 
 def _new_client(**settings: Any) -> Any:

@@ -71,6 +71,14 @@ def test_credentials_that_are_renewed_in_their_file_are_taken_at_once(monkeypatc
     assert len(s3_clients._clients) == 1
 
 
+def test_a_home_that_cannot_be_looked_into_is_no_obstacle(monkeypatch):
+    def refused(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "stat", refused)
+    assert list(s3_clients._outside())[-1] == ("AWS_CONFIG_FILE", None)
+
+
 def test_it_has_connections_for_all_threads_that_ask_storage():
     assert client().meta.config.max_pool_connections >= mentions._THREADS
 
